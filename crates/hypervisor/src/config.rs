@@ -1,0 +1,75 @@
+//! What a machine is made of.
+
+use std::path::PathBuf;
+
+/// A machine to be made. Paths are the host's and stay the caller's.
+#[derive(Debug, Clone)]
+pub struct VmConfig {
+    /// Name for logs and process titles; not interpreted.
+    pub name: String,
+    /// Uncompressed kernel with a PVH entry.
+    pub kernel: PathBuf,
+    /// Initramfs with the agent as `/init`.
+    pub initramfs: PathBuf,
+    /// Added to the driver's own kernel command line.
+    pub kernel_parameters: Vec<String>,
+    /// Number of virtual CPUs, at least 1.
+    pub cpus: u32,
+    /// Memory in bytes, rounded up to a MiB by the driver.
+    pub memory: u64,
+    /// Disks in slot order.
+    pub disks: Vec<Disk>,
+    /// The folder tree shared by virtio-fs, if any.
+    pub share: Option<Share>,
+    /// Network interfaces.
+    pub interfaces: Vec<NetworkInterface>,
+    /// Host vsock ports that the guest may connect to.
+    pub host_ports: Vec<u32>,
+    /// vsock address of the guest, 3 or more.
+    pub cid: u64,
+    /// File that receives the guest's serial console.
+    pub console: PathBuf,
+    /// Existing folder for sockets while the machine runs. The driver leaves
+    /// nothing in it.
+    pub run_directory: PathBuf,
+}
+
+/// A raw image attached as a virtio disk.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    /// Raw image file or block device.
+    pub path: PathBuf,
+    /// Serial number by which the guest finds it, at most 20 bytes (virtio 1.2, 5.2.6.1).
+    pub serial: String,
+    /// Attach it so that the guest cannot write.
+    pub read_only: bool,
+}
+
+/// One virtio-fs device that serves a tree of mounts.
+#[derive(Debug, Clone)]
+pub struct Share {
+    /// virtio-fs tag.
+    pub tag: String,
+    /// What appears in the tree.
+    pub mounts: Vec<ShareMount>,
+}
+
+/// A file or folder of the host that appears in a [`Share`].
+#[derive(Debug, Clone)]
+pub struct ShareMount {
+    /// File or folder of the host.
+    pub source: PathBuf,
+    /// Single path component: its name at the root of the share.
+    pub name: String,
+    /// Refuse writes on the host's side.
+    pub read_only: bool,
+}
+
+/// A tap device joined to the machine.
+#[derive(Debug, Clone)]
+pub struct NetworkInterface {
+    /// Name of the tap device in the driver's network namespace.
+    pub tap: String,
+    /// Hardware address.
+    pub mac: [u8; 6],
+}

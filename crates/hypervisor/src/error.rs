@@ -1,0 +1,70 @@
+//! What can go wrong with a machine.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What can go wrong with a machine.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A program that the driver needs is not there.
+    #[error("{program} was not found in {searched}; {remedy}")]
+    ProgramMissing {
+        /// Name of the program.
+        program: String,
+        /// Where it was looked for.
+        searched: String,
+        /// What to do about it.
+        remedy: String,
+    },
+    /// A file given in the configuration cannot be used.
+    #[error("cannot open {}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A process could not be started.
+    #[error("cannot start {program}: {source}")]
+    Spawn {
+        /// Name of the program.
+        program: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A process of the machine ended or refused while it was being set up.
+    #[error("{program} failed while {doing}: {detail}")]
+    Process {
+        /// Name of the program.
+        program: String,
+        /// What it was asked to do.
+        doing: &'static str,
+        /// What it said, its last lines of standard error included.
+        detail: String,
+    },
+    /// Nothing listens on that port of the guest.
+    #[error("the guest refused a connection to its vsock port {0}")]
+    ConnectionRefused(u32),
+    /// The machine is gone.
+    #[error("the virtual machine has ended")]
+    Ended,
+    /// This driver cannot do that.
+    #[error("{driver} cannot {what}")]
+    Unsupported {
+        /// Name of the driver.
+        driver: &'static str,
+        /// The operation.
+        what: &'static str,
+    },
+    /// Any other failure of the host.
+    #[error("{doing}: {source}")]
+    Host {
+        /// What was being done.
+        doing: String,
+        /// The host's answer.
+        source: io::Error,
+    },
+}

@@ -1,0 +1,93 @@
+//! Virtual machines, whatever makes them.
+//!
+//! A [`Hypervisor`] makes machines from a [`VmConfig`] (cold) or from a
+//! [`Template`] (fork). What can be asked of a machine depends on its state, and
+//! the state is in its type: a [`RunningVm`] has vsock ports and can be paused, a
+//! [`PausedVm`] can be resumed or frozen into a template, and a stopped machine
+//! is only an [`ExitReason`].
+
+mod config;
+mod error;
+
+pub use config::{Disk, NetworkInterface, Share, ShareMount, VmConfig};
+pub use error::{Error, Result};
+
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+
+/// A frozen machine on disk from which others are forked.
+#[derive(Debug, Clone)]
+pub struct Template {
+    /// Folder with the memory image and the device state. The driver that wrote
+    /// it is the only one that can read it.
+    pub directory: PathBuf,
+}
+
+/// Why a machine ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExitReason {
+    /// The guest powered itself off.
+    PoweredOff,
+    /// The guest's kernel panicked or reset the machine.
+    Crashed(String),
+    /// The machine was ended by [`RunningVm::kill`].
+    Killed,
+    /// A process that the machine consists of ended: its name and status.
+    ProcessDied(String),
+}
+
+/// Makes virtual machines.
+#[async_trait]
+pub trait Hypervisor: Send + Sync {
+    /// Short name, as in the configuration: `qemu`, `builtin`.
+    fn name(&self) -> &'static str;
+
+    /// Boots a new machine. Returns as soon as it runs, long before its agent
+    /// is ready: the agent's first connection to the log port tells that.
+    async fn boot(&self, config: &VmConfig) -> Result<Box<dyn RunningVm>>;
+
+    /// Starts a copy-on-write copy of a template. Memory size and number of
+    /// CPUs are the template's; disks and shares replace its empty slots.
+    async fn fork(&self, template: &Template, config: &VmConfig) -> Result<Box<dyn RunningVm>>;
+}
+
+/// A machine whose CPUs run.
+///
+/// Dropping it ends the machine and every process that belongs to it.
+#[async_trait]
+pub trait RunningVm: Send + Sync {
+    /// Opens a stream to a vsock port of the guest. Fails with
+    /// [`Error::ConnectionRefused`] when nothing listens there.
+    async fn connect(&self, port: u32) -> Result<UnixStream>;
+
+    /// The next stream that the guest opened, with the host port it named.
+    /// Only ports in [`VmConfig::host_ports`] can be reached.
+    async fn accept(&self) -> Result<(u32, UnixStream)>;
+
+    /// Stops the CPUs; the state stays in memory.
+    async fn pause(self: Box<Self>) -> Result<Box<dyn PausedVm>>;
+
+    /// Waits for the end of the machine. Cancel safe, may be called again.
+    async fn wait(&self) -> ExitReason;
+
+    /// Ends the machine at once and waits until its processes are gone.
+    async fn kill(&self) -> Result<ExitReason>;
+
+    /// Host processes of this machine: what to account, what to place in a cgroup.
+    fn processes(&self) -> Vec<u32>;
+}
+
+/// A machine whose CPUs stand still.
+#[async_trait]
+pub trait PausedVm: Send + Sync {
+    /// Lets the CPUs run again.
+    async fn resume(self: Box<Self>) -> Result<Box<dyn RunningVm>>;
+
+    /// Freezes the machine into a template below `directory`, which must not exist.
+    async fn snapshot(&self, directory: &Path) -> Result<Template>;
+
+    /// Ends the machine.
+    async fn kill(self: Box<Self>) -> Result<ExitReason>;
+}

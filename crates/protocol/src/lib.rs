@@ -1,0 +1,43 @@
+//! What the two sides of the VM boundary agree on, and nothing else: the agent
+//! API (`proto/agent.proto`), the vsock ports, the paths and the kernel
+//! command line parameters.
+
+mod generated {
+    #![allow(missing_docs, clippy::all, unsafe_op_in_unsafe_fn)]
+    include!(concat!(env!("OUT_DIR"), "/modules.rs"));
+}
+
+pub use generated::agent;
+pub use generated::agent_ttrpc;
+
+/// vsock port on which the agent serves its ttrpc API.
+pub const AGENT_PORT: u32 = 1024;
+
+/// Host port to which the agent connects once [`AGENT_PORT`] is listening: the
+/// connection is the sign of life and then carries the guest's log as text lines.
+pub const LOG_PORT: u32 = 1025;
+
+/// Guest port of the debug console, closed unless asked for.
+pub const DEBUG_PORT: u32 = 1026;
+
+/// Guest port to which the host connects once for each stdio or copy stream.
+/// The first [`STREAM_HEADER_LEN`] bytes are the stream's number, big endian.
+pub const STREAM_PORT: u32 = 1027;
+
+/// Bytes of the number that opens a connection to [`STREAM_PORT`].
+pub const STREAM_HEADER_LEN: usize = 8;
+
+/// vsock address of the host (virtio 1.2, section 5.10.4).
+pub const HOST_CID: u32 = 2;
+
+/// Where the agent mounts the virtio-fs share that holds all volumes.
+pub const SHARE_ROOT: &str = "/run/caisson/share";
+
+/// virtio-fs tag of that share.
+pub const SHARE_TAG: &str = "caisson";
+
+/// Serial number of the disk with the container image.
+pub const IMAGE_DISK: &str = "image";
+
+/// Serial number of the disk with the writable layer.
+pub const SCRATCH_DISK: &str = "scratch";

@@ -1,0 +1,1 @@
+//! A microVM with our agent in it, and its containers.

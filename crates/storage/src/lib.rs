@@ -1,0 +1,1 @@
+//! OCI images and the disks made of them.

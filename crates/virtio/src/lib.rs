@@ -1,0 +1,1 @@
+//! Device models on virtio-queue.

@@ -1,0 +1,2 @@
+//! Set-up, guest kernel, demo.
+fn main() {}
