@@ -3,7 +3,7 @@
 //! command line parameters.
 
 mod generated {
-    #![allow(missing_docs, clippy::all, unsafe_op_in_unsafe_fn)]
+    #![allow(missing_docs, clippy::all, clippy::unwrap_used, unsafe_op_in_unsafe_fn)]
     include!(concat!(env!("OUT_DIR"), "/modules.rs"));
 }
 
