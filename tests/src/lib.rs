@@ -21,9 +21,15 @@ impl Caisson {
     /// # Panics
     /// If what `make build` makes is missing.
     pub fn new() -> Self {
-        let caisson = Self { scratch: tempfile::tempdir().expect("a scratch folder") };
+        let caisson = Self {
+            scratch: tempfile::tempdir().expect("a scratch folder"),
+        };
         let image = workspace().join("target/demo/busybox.tar");
-        assert!(image.exists(), "{} is missing: run `make build`", image.display());
+        assert!(
+            image.exists(),
+            "{} is missing: run `make build`",
+            image.display()
+        );
         caisson.ok(["load", "-q", "-i", &image.to_string_lossy()]);
         caisson
     }
@@ -43,7 +49,11 @@ impl Caisson {
     /// A command of this installation, not started yet.
     pub fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
         let program = workspace().join("target/release/caisson");
-        assert!(program.exists(), "{} is missing: run `make build`", program.display());
+        assert!(
+            program.exists(),
+            "{} is missing: run `make build`",
+            program.display()
+        );
         let mut command = Command::new(program);
         command
             .env("CAISSON_CONFIG", "/dev/null")
@@ -61,9 +71,16 @@ impl Caisson {
     }
 
     /// Runs a command to its end, with `input` on standard input.
-    pub fn run_with_input<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>, input: &[u8]) -> Output {
+    pub fn run_with_input<S: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = S>,
+        input: &[u8],
+    ) -> Output {
         let mut command = self.command(arguments);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let shown = format!("{command:?}");
         let mut child = command.spawn().expect("the command starts");
         let mut stdin = child.stdin.take().expect("a pipe");
@@ -88,17 +105,37 @@ impl Caisson {
 
     /// Runs a command that must succeed and returns its standard output.
     pub fn ok<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> String {
-        let arguments: Vec<_> = arguments.into_iter().map(|argument| argument.as_ref().to_owned()).collect();
+        let arguments: Vec<_> = arguments
+            .into_iter()
+            .map(|argument| argument.as_ref().to_owned())
+            .collect();
         let output = self.run(&arguments);
-        assert!(output.status.success(), "{arguments:?}: {}: {}", output.status, text(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}: {}",
+            output.status,
+            text(&output.stderr)
+        );
         text(&output.stdout)
     }
 
     /// Runs a command that must fail with `code` and returns its standard error.
-    pub fn fails<S: AsRef<OsStr>>(&self, code: i32, arguments: impl IntoIterator<Item = S>) -> String {
-        let arguments: Vec<_> = arguments.into_iter().map(|argument| argument.as_ref().to_owned()).collect();
+    pub fn fails<S: AsRef<OsStr>>(
+        &self,
+        code: i32,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> String {
+        let arguments: Vec<_> = arguments
+            .into_iter()
+            .map(|argument| argument.as_ref().to_owned())
+            .collect();
         let output = self.run(&arguments);
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text(&output.stderr));
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{arguments:?}: {}",
+            text(&output.stderr)
+        );
         text(&output.stderr)
     }
 
@@ -130,19 +167,32 @@ impl Default for Caisson {
 impl Drop for Caisson {
     fn drop(&mut self) {
         let containers = self.run(["ps", "-a", "-q"]);
-        let ids: Vec<_> = text(&containers.stdout).lines().map(str::to_owned).collect();
+        let ids: Vec<_> = text(&containers.stdout)
+            .lines()
+            .map(str::to_owned)
+            .collect();
         if !ids.is_empty() {
             self.run(["rm".to_owned(), "-f".to_owned()].into_iter().chain(ids));
         }
         if std::thread::panicking() {
             return;
         }
-        eventually("no process of the installation is left", || self.processes().is_empty());
+        eventually("no process of the installation is left", || {
+            self.processes().is_empty()
+        });
         let run = self.scratch.path().join("run");
-        let left: Vec<_> = std::fs::read_dir(&run).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        let left: Vec<_> = std::fs::read_dir(&run)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .collect();
         assert!(left.is_empty(), "left in the run directory: {left:?}");
         let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
-        assert!(!mounts.contains(&*self.scratch.path().to_string_lossy()), "a mount is left");
+        assert!(
+            !mounts.contains(&*self.scratch.path().to_string_lossy()),
+            "a mount is left"
+        );
     }
 }
 
@@ -151,13 +201,21 @@ fn uses(pid: u32, folder: &Path) -> bool {
     if text(&command).contains(&*folder.to_string_lossy()) {
         return true;
     }
-    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    files.filter_map(|file| std::fs::read_link(file.path()).ok()).any(|target| target.starts_with(folder))
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    files
+        .filter_map(|file| std::fs::read_link(file.path()).ok())
+        .any(|target| target.starts_with(folder))
 }
 
 /// Root of the source tree.
 pub fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests lie in the workspace").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the tests lie in the workspace")
+        .to_owned()
 }
 
 /// Bytes as text.
@@ -167,7 +225,11 @@ pub fn text(bytes: &[u8]) -> String {
 
 /// Sends a signal to one process, by its pid.
 pub fn kill(pid: u32, signal: &str) {
-    let status = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status().expect("kill");
+    let status = Command::new("kill")
+        .arg(format!("-{signal}"))
+        .arg(pid.to_string())
+        .status()
+        .expect("kill");
     assert!(status.success(), "cannot send {signal} to {pid}");
 }
 
@@ -190,7 +252,10 @@ pub fn wait(mut child: Child) -> std::process::ExitStatus {
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !holds() {
-        assert!(begin.elapsed() < Duration::from_secs(20), "not within 20 s: {what}");
+        assert!(
+            begin.elapsed() < Duration::from_secs(20),
+            "not within 20 s: {what}"
+        );
         std::thread::park_timeout(Duration::from_millis(20));
     }
 }
