@@ -1,1 +1,20 @@
-//! A microVM with our agent in it, and its containers.
+//! A sandbox: a microVM with our agent in it, and the containers that run there.
+//!
+//! This is the only place where a start or a stop is a sequence of steps.
+//! Nothing here knows of command-line flags or of an engine's API: the front
+//! doors translate theirs into [`SandboxConfig`] and [`ContainerConfig`].
+
+mod agent;
+mod console;
+mod container;
+mod error;
+mod process;
+mod sandbox;
+mod seccomp;
+pub mod timing;
+mod validate;
+
+pub use container::{Container, ContainerConfig, Rootfs, RootfsFile};
+pub use error::{Error, Result};
+pub use process::{Exit, Process, ProcessStreams, StreamRequest, TerminalSize};
+pub use sandbox::{Identity, Sandbox, SandboxConfig};

@@ -1,0 +1,290 @@
+//! The machine, from its first instruction to its end.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use caisson_hypervisor::{ExitReason, Hypervisor, RunningVm, VmConfig};
+use caisson_protocol::agent::ConfigureRequest;
+use caisson_protocol::agent_ttrpc::AgentClient;
+use caisson_protocol::{AGENT_PORT, LOG_PORT, SHARE_TAG, STREAM_PORT};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::timing::Timing;
+use crate::{Error, Result, agent, console};
+
+/// Bytes of the agent's log that are kept; a guest may talk for ever.
+const GUEST_LOG_LIMIT: u64 = 16 << 20;
+
+/// Fresh random bytes given to each guest.
+const ENTROPY_BYTES: usize = 64;
+
+/// How long a guest may take to sync its disks and power off.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A sandbox to be started.
+#[derive(Debug, Clone)]
+pub struct SandboxConfig {
+    /// The machine. `host_ports` is filled in by [`Sandbox::start`].
+    pub vm: VmConfig,
+    /// Who the guest is.
+    pub identity: Identity,
+    /// How long the guest may take from the first instruction to a listening agent.
+    pub boot_deadline: Duration,
+    /// Receives the agent's log and the kernel's messages, up to 16 MiB.
+    pub guest_log: PathBuf,
+}
+
+/// What makes one guest differ from another.
+#[derive(Debug, Clone, Default)]
+pub struct Identity {
+    /// Host name.
+    pub hostname: String,
+    /// Content of `/etc/resolv.conf`; empty for none.
+    pub resolv_conf: String,
+    /// Kernel parameters of the whole guest.
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// A running machine whose agent answers.
+///
+/// Clones are the same sandbox. The machine ends with the last clone at the latest.
+#[derive(Clone)]
+pub struct Sandbox {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) vm: Box<dyn RunningVm>,
+    pub(crate) agent: AgentClient,
+    console: PathBuf,
+    next_stream: AtomicU64,
+}
+
+impl Sandbox {
+    /// Makes the machine, waits for its agent and gives it its identity.
+    pub async fn start(
+        hypervisor: &dyn Hypervisor,
+        mut config: SandboxConfig,
+        timing: &Timing,
+    ) -> Result<Self> {
+        config.vm.host_ports = vec![LOG_PORT];
+        let vm = {
+            let _stage = timing.stage("machine");
+            hypervisor.boot(&config.vm).await?
+        };
+        let log = {
+            let _stage = timing.stage("guest boot");
+            wait_for_agent(vm.as_ref(), &config).await?
+        };
+        tokio::spawn(keep_log(log, config.guest_log));
+
+        let stage = timing.stage("agent");
+        let stream = vm.connect(AGENT_PORT).await?;
+        let sandbox = Self {
+            inner: Arc::new(Inner {
+                vm,
+                agent: agent::connect(stream)?,
+                console: config.vm.console.clone(),
+                next_stream: AtomicU64::new(1),
+            }),
+        };
+        sandbox
+            .configure(&config.identity, config.vm.share.is_some(), timing)
+            .await?;
+        drop(stage);
+        Ok(sandbox)
+    }
+
+    async fn configure(&self, identity: &Identity, share: bool, timing: &Timing) -> Result<()> {
+        let mut entropy = vec![0; ENTROPY_BYTES];
+        let filled =
+            rustix::rand::getrandom(&mut entropy[..], rustix::rand::GetRandomFlags::empty())
+                .map_err(|error| Error::Host {
+                    doing: "drawing random bytes for the guest",
+                    source: error.into(),
+                })?;
+        entropy.truncate(filled);
+        let realtime = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let request = ConfigureRequest {
+            entropy,
+            realtime_ns: i64::try_from(realtime.as_nanos()).unwrap_or(i64::MAX),
+            hostname: identity.hostname.clone(),
+            resolv_conf: identity.resolv_conf.clone(),
+            sysctls: identity.sysctls.clone().into_iter().collect(),
+            share_tag: if share {
+                SHARE_TAG.to_owned()
+            } else {
+                String::new()
+            },
+            ..Default::default()
+        };
+        let begin = Instant::now();
+        let answer = self
+            .call(
+                "configuring the guest",
+                self.inner.agent.configure(agent::bounded(), &request),
+            )
+            .await?;
+        timing.add("agent: configure", begin, begin.elapsed());
+        tracing::debug!(
+            kernel = console::printable(&answer.kernel_release),
+            "guest configured"
+        );
+        Ok(())
+    }
+
+    /// Waits for an answer of the agent, or for the machine's end.
+    pub(crate) async fn call<T>(
+        &self,
+        doing: &'static str,
+        answer: impl Future<Output = ttrpc::Result<T>>,
+    ) -> Result<T> {
+        self.call_with(doing, answer, agent::failed(doing)).await
+    }
+
+    /// As [`Self::call`], with another translation of the agent's refusal.
+    pub(crate) async fn call_with<T>(
+        &self,
+        doing: &'static str,
+        answer: impl Future<Output = ttrpc::Result<T>>,
+        refused: impl FnOnce(ttrpc::Error) -> Error,
+    ) -> Result<T> {
+        tokio::select! {
+            biased;
+            answer = answer => match answer {
+                Ok(value) => Ok(value),
+                // The connection breaks a moment before the machine is seen to end.
+                Err(ttrpc::Error::RpcStatus(status)) => Err(refused(ttrpc::Error::RpcStatus(status))),
+                Err(error) => match tokio::time::timeout(Duration::from_secs(1), self.inner.vm.wait()).await {
+                    Ok(reason) => Err(self.ended(doing, &reason)),
+                    Err(_) => Err(refused(error)),
+                },
+            },
+            reason = self.inner.vm.wait() => Err(self.ended(doing, &reason)),
+        }
+    }
+
+    fn ended(&self, doing: &'static str, reason: &ExitReason) -> Error {
+        Error::GuestEnded {
+            doing,
+            reason: describe(reason),
+            console: console::tail(&self.inner.console),
+        }
+    }
+
+    /// Opens a numbered stream to the agent. Returns the number for the request
+    /// that uses it and our end.
+    pub(crate) async fn open_stream(&self) -> Result<(u64, tokio::net::UnixStream)> {
+        let number = self.inner.next_stream.fetch_add(1, Ordering::Relaxed);
+        let stream = self.inner.vm.connect(STREAM_PORT).await?;
+        stream
+            .set_nonblocking(true)
+            .map_err(Error::host("opening a stream to the guest"))?;
+        let mut stream = tokio::net::UnixStream::from_std(stream)
+            .map_err(Error::host("opening a stream to the guest"))?;
+        stream
+            .write_all(&number.to_be_bytes())
+            .await
+            .map_err(Error::host("opening a stream to the guest"))?;
+        Ok((number, stream))
+    }
+
+    /// Waits for the machine's end and says why it ended.
+    pub async fn wait(&self) -> ExitReason {
+        self.inner.vm.wait().await
+    }
+
+    /// Asks the guest to sync and power off, and ends the machine if it does not.
+    pub async fn shutdown(&self) -> Result<ExitReason> {
+        let request = caisson_protocol::agent::Empty::new();
+        let powered_off = async {
+            let asked = self.inner.agent.shutdown(agent::bounded(), &request);
+            // The answer may be lost with the machine: only its end counts.
+            tokio::join!(asked, self.inner.vm.wait()).1
+        };
+        match tokio::time::timeout(SHUTDOWN_DEADLINE, powered_off).await {
+            Ok(reason) => Ok(reason),
+            Err(_) => self.kill().await,
+        }
+    }
+
+    /// Ends the machine at once.
+    pub async fn kill(&self) -> Result<ExitReason> {
+        Ok(self.inner.vm.kill().await?)
+    }
+
+    /// The machine's processes on the host.
+    pub fn processes(&self) -> Vec<u32> {
+        self.inner.vm.processes()
+    }
+}
+
+/// Why a machine ended, as part of a sentence.
+pub(crate) fn describe(reason: &ExitReason) -> String {
+    match reason {
+        ExitReason::PoweredOff => "the guest powered off".to_owned(),
+        ExitReason::Crashed(what) => format!("the guest crashed ({})", console::printable(what)),
+        ExitReason::Killed => "it was killed".to_owned(),
+        ExitReason::ProcessDied(what) => what.clone(),
+    }
+}
+
+async fn wait_for_agent(
+    vm: &dyn RunningVm,
+    config: &SandboxConfig,
+) -> Result<std::os::unix::net::UnixStream> {
+    let sign_of_life = async {
+        tokio::select! {
+            accepted = vm.accept() => accepted.map_err(Error::from),
+            reason = vm.wait() => Err(Error::GuestEnded {
+                doing: "the guest was booting",
+                reason: describe(&reason),
+                console: console::tail(&config.vm.console),
+            }),
+        }
+    };
+    match tokio::time::timeout(config.boot_deadline, sign_of_life).await {
+        Ok(Ok((_port, stream))) => Ok(stream),
+        Ok(Err(error)) => Err(error),
+        Err(_) => {
+            let error = Error::BootDeadline {
+                deadline: config.boot_deadline,
+                console: console::tail(&config.vm.console),
+            };
+            let _ = vm.kill().await;
+            Err(error)
+        }
+    }
+}
+
+/// Writes what the guest logs to a file, a bounded part of it; reads on after
+/// that, so that the guest does not block.
+async fn keep_log(stream: std::os::unix::net::UnixStream, path: PathBuf) {
+    let opened = stream
+        .set_nonblocking(true)
+        .and_then(|()| tokio::net::UnixStream::from_std(stream))
+        .and_then(|stream| Ok((stream, std::fs::File::create(&path)?)));
+    let (mut stream, mut file) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            return tracing::warn!(%error, path = %path.display(), "the guest's log is not kept");
+        }
+    };
+    let mut buffer = vec![0; 16 << 10];
+    let mut left = GUEST_LOG_LIMIT;
+    while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+        let kept = usize::try_from(left).unwrap_or(usize::MAX).min(read);
+        if let Err(error) = file.write_all(&buffer[..kept]) {
+            tracing::warn!(%error, path = %path.display(), "the guest's log is cut here");
+            left = 0;
+        } else {
+            left -= kept as u64;
+        }
+    }
+}
