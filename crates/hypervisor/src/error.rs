@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::host::KvmProbe;
+
 /// Result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -59,6 +61,19 @@ pub enum Error {
         /// The operation.
         what: &'static str,
     },
+    /// A setting has a value that means nothing.
+    #[error("{key} cannot be {value:?}; it is one of: {known}")]
+    UnknownChoice {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// The values that mean something.
+        known: String,
+    },
+    /// KVM was asked for.
+    #[error("{0}; leave the accelerator to `auto`, or choose `tcg`")]
+    KvmUnusable(KvmProbe),
     /// Any other failure of the host.
     #[error("{doing}: {source}")]
     Host {

@@ -7,10 +7,16 @@
 //! is only an [`ExitReason`].
 
 mod config;
+mod device;
 mod error;
+pub mod host;
+mod process;
+pub mod qemu;
+mod select;
 
 pub use config::{Disk, NetworkInterface, Share, ShareMount, VmConfig};
 pub use error::{Error, Result};
+pub use select::{Selected, Selection, select};
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
