@@ -1,22 +1,21 @@
 //! `make test`: everything that must hold before a change lands.
 
-use std::env;
-
 use anyhow::Result;
 
-use crate::step::{command, run, step};
+use crate::step::{cargo, run, step};
+use crate::{advisories, build, packages};
 
-/// The cargo that runs us, so that a toolchain override holds for the checks too.
-fn cargo(arguments: &[&str]) -> std::process::Command {
-    let mut cargo = command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(arguments);
-    cargo
+/// `xtask setup`, second half: what the checks need beyond Debian's packages.
+pub fn install_tools() -> Result<()> {
+    step("cargo tools", || advisories::install().map(drop))
 }
 
-/// Formatting, lints and documentation first, as they are quick to fail; the
-/// tests last, so that their result ends the output.
+/// What is quick to fail comes first; the tests come last and are the end of
+/// the output.
 pub fn test() -> Result<()> {
+    packages::install()?;
     step("format", || run(&mut cargo(&["fmt", "--all", "--check"])))?;
+    build::build()?;
     step("clippy", || {
         run(&mut cargo(&[
             "clippy",
@@ -30,5 +29,11 @@ pub fn test() -> Result<()> {
     step("documentation", || {
         run(cargo(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
     })?;
-    step("tests", || run(&mut cargo(&["test", "--workspace"])))
+    install_tools()?;
+    step("dependencies", advisories::check)?;
+    step("compile tests", || {
+        run(&mut cargo(&["test", "--workspace", "--no-run"]))
+    })?;
+    eprintln!("==> tests");
+    run(&mut cargo(&["test", "--workspace"]))
 }

@@ -1,13 +1,36 @@
-//! What `make` calls: set-up, builds, checks and the demo.
+//! What `make` calls: set-up, the guest's kernel and initramfs, builds, checks
+//! and the demo.
 
+mod advisories;
+mod agent;
+mod artefact;
+mod build;
+mod cache;
 mod check;
+mod cpio;
+mod demo;
+mod image;
+mod initramfs;
+mod kconfig;
+mod kernel;
+mod packages;
+mod progress;
 mod step;
 
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-const USAGE: &str = "usage: xtask test";
+const USAGE: &str = "\
+usage: xtask <task>
+  setup      install the Debian packages and cargo tools that the others need
+  kernel     build the guest's kernel (cached): target/guest/vmlinux
+  agent      build the static agent
+  initramfs  build the agent and pack it: target/guest/initramfs
+  build      kernel, initramfs and the programs in target/release, side by side
+  demo       setup, build, and show a container beside its host
+  test       setup, build, and everything that must hold before a change lands
+  bench      setup, build, and measure the start of a container";
 
 fn main() -> ExitCode {
     match dispatch() {
@@ -22,7 +45,17 @@ fn main() -> ExitCode {
 fn dispatch() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["setup"] => {
+            packages::install()?;
+            check::install_tools()
+        }
+        ["kernel"] => kernel::build(&progress::Line::single("kernel")),
+        ["agent"] => agent::build(&progress::Line::single("agent")),
+        ["initramfs"] => initramfs::build(&progress::Line::single("initramfs")),
+        ["build"] => build::build(),
+        ["demo"] => demo::demo(),
         ["test"] => check::test(),
+        ["bench"] => demo::bench(),
         _ => bail!("{USAGE}"),
     }
 }

@@ -1,7 +1,8 @@
 //! Named, timed steps and the commands they run.
 
 use std::ffi::OsStr;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -22,19 +23,58 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// The cargo that runs us, so that a toolchain override holds for its children.
+pub fn cargo(arguments: &[&str]) -> Command {
+    let mut cargo = command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(arguments);
+    cargo
+}
+
 /// Runs a command to its end and turns a failure into an error that names it.
 pub fn run(command: &mut Command) -> Result<()> {
     let status = command
         .status()
-        .with_context(|| format!("cannot start {command:?}"))?;
+        .with_context(|| format!("cannot start {}", shown(command)))?;
     if !status.success() {
-        bail!("{command:?} ended with {status}");
+        bail!("`{}` ended with {status}", shown(command));
     }
     Ok(())
 }
 
+/// Standard output of a command that must succeed, without the last newline.
+pub fn output(command: &mut Command) -> Result<String> {
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot start {}", shown(command)))?;
+    if !output.status.success() {
+        bail!("`{}` ended with {}", shown(command), output.status);
+    }
+    let text = String::from_utf8(output.stdout)
+        .with_context(|| format!("`{}` printed something that is not text", shown(command)))?;
+    Ok(text.trim_end_matches('\n').to_owned())
+}
+
+/// A command as one would type it.
+pub fn shown(command: &Command) -> String {
+    std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| word.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
 /// The workspace's root.
-pub fn root() -> &'static std::path::Path {
-    // xtask always sits one level below it.
-    std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("xtask sits one level below the workspace's root")
+}
+
+/// cargo's target folder: `CARGO_TARGET_DIR` holds for what we put there as well.
+pub fn target() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(folder) => root().join(folder),
+        None => root().join("target"),
+    }
 }

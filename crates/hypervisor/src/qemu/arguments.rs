@@ -136,8 +136,9 @@ fn machine(accelerator: Accelerator) -> &'static str {
 }
 
 fn kernel_command_line(config: &VmConfig, accelerator: Accelerator, tsc_khz: u32) -> String {
-    // Restart by the keyboard controller or ACPI does not exist: triple fault.
-    let mut line = "console=ttyS0 reboot=t panic=-1 quiet".to_owned();
+    // Restart by the keyboard controller or ACPI does not exist: triple fault. Mounts
+    // wait for RCU grace periods, which an idle guest is slow to end by itself.
+    let mut line = "console=ttyS0 reboot=t panic=-1 quiet rcupdate.rcu_expedited=1".to_owned();
     if accelerator == Accelerator::Tcg {
         // Nothing in a microvm is timed well enough by TCG to calibrate clocks
         // against: boot hangs now and then when the kernel tries. TCG's APIC

@@ -1,0 +1,274 @@
+//! One cgroup for each container (cgroup v2).
+
+mod device;
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use caisson_protocol::agent::StatsResponse;
+use oci_spec::runtime::LinuxResources;
+use rustix::fs::{Mode, OFlags};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::boot::CGROUPS;
+use crate::error::{Error, Result};
+
+/// A container's cgroup. Dropping it removes nothing; see [`Cgroup::remove`].
+#[derive(Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+}
+
+impl Cgroup {
+    /// Makes the cgroup and sets its limits.
+    pub fn create(id: &str, resources: Option<&LinuxResources>) -> Result<Self> {
+        let path = Path::new(CGROUPS).join(id);
+        fs::create_dir(&path).map_err(Error::path("make the cgroup", &path))?;
+        let cgroup = Self { path };
+        if let Some(resources) = resources
+            && let Err(error) = cgroup.restrict(resources)
+        {
+            let _ = fs::remove_dir(&cgroup.path);
+            return Err(error);
+        }
+        Ok(cgroup)
+    }
+
+    fn restrict(&self, resources: &LinuxResources) -> Result<()> {
+        for (file, value) in limits(resources) {
+            self.write(file, &value)?;
+        }
+        let rules = resources.devices().as_deref().unwrap_or_default();
+        // The program is attached to an opened folder, not to a path.
+        let folder = fs::File::open(&self.path).map_err(Error::path("open", &self.path))?;
+        device::restrict(folder.as_fd(), rules)
+    }
+
+    /// For `CLONE_INTO_CGROUP`.
+    pub fn open(&self) -> Result<OwnedFd> {
+        rustix::fs::open(
+            &self.path,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(Error::path("open", &self.path))
+    }
+
+    fn write(&self, file: &str, value: &str) -> Result<()> {
+        let path = self.path.join(file);
+        fs::write(&path, value).map_err(Error::path(&format!("write {value:?} to"), &path))
+    }
+
+    fn read(&self, file: &str) -> io::Result<String> {
+        fs::read_to_string(self.path.join(file))
+    }
+
+    /// Process ids in the cgroup and in those below it, as the agent sees them.
+    pub fn processes(&self) -> Vec<u32> {
+        let mut processes = Vec::new();
+        let mut folders = vec![self.path.clone()];
+        while let Some(folder) = folders.pop() {
+            let list = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+            processes.extend(list.lines().filter_map(|line| line.parse::<u32>().ok()));
+            let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+            folders.extend(
+                entries
+                    .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                    .map(|entry| entry.path()),
+            );
+        }
+        processes
+    }
+
+    /// Ends every process.
+    pub fn kill(&self) -> Result<()> {
+        self.write("cgroup.kill", "1")
+    }
+
+    /// How often the out-of-memory killer came.
+    pub fn oom_kills(&self) -> u64 {
+        let events = self.read("memory.events").unwrap_or_default();
+        keyed(&events, "oom_kill")
+    }
+
+    /// Freezes or thaws every process, and waits until it is so.
+    pub async fn freeze(&self, frozen: bool) -> Result<()> {
+        let flag = if frozen { "1" } else { "0" };
+        self.write("cgroup.freeze", flag)?;
+        self.until("frozen", u64::from(frozen)).await
+    }
+
+    /// Ends every process and removes the cgroup.
+    pub async fn remove(&self) -> Result<()> {
+        if !self.path.exists() {
+            return Ok(());
+        }
+        self.kill()?;
+        self.until("populated", 0).await?;
+        remove_tree(&self.path).map_err(Error::path("remove the cgroup", &self.path))
+    }
+
+    /// Waits until a key of `cgroup.events` has a value.
+    async fn until(&self, key: &str, value: u64) -> Result<()> {
+        let path = self.path.join("cgroup.events");
+        let failed = || Error::path("watch", &path);
+        let file = fs::File::open(&path).map_err(failed())?;
+        // SAFETY: the descriptor belongs to the file, which never changes its
+        // number and is closed when it is dropped with the `AsyncFd`.
+        let events = unsafe { AsyncFd::register_with_interest(file, Interest::PRIORITY) }
+            .map_err(|error| failed()(io::Error::from(error)))?;
+        loop {
+            // Read before waiting: a change in between wakes us.
+            if keyed(&fs::read_to_string(&path).map_err(failed())?, key) == value {
+                return Ok(());
+            }
+            let mut guard = events.ready(Interest::PRIORITY).await.map_err(failed())?;
+            guard.clear_ready();
+        }
+    }
+
+    /// What the container uses.
+    pub fn stats(&self) -> StatsResponse {
+        let mut stats = StatsResponse::new();
+        let read = |file| self.read(file).unwrap_or_default();
+        let cpu = read("cpu.stat");
+        stats.cpu_usage_us = keyed(&cpu, "usage_usec");
+        stats.cpu_user_us = keyed(&cpu, "user_usec");
+        stats.cpu_system_us = keyed(&cpu, "system_usec");
+        stats.memory_bytes = number(&read("memory.current"));
+        stats.memory_limit_bytes = number(&read("memory.max"));
+        stats.pids = number(&read("pids.current"));
+        stats.pids_limit = number(&read("pids.max"));
+        stats.oom_kills = self.oom_kills();
+        for field in read("io.stat").split_whitespace() {
+            match field.split_once('=') {
+                Some(("rbytes", bytes)) => stats.read_bytes += number(bytes),
+                Some(("wbytes", bytes)) => stats.write_bytes += number(bytes),
+                _ => {}
+            }
+        }
+        stats
+    }
+}
+
+/// Removes a cgroup and those that the container made in it, deepest first.
+fn remove_tree(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        }
+    }
+    fs::remove_dir(path)
+}
+
+/// `max` and whatever else is no number is 0.
+fn number(text: &str) -> u64 {
+    text.trim().parse().unwrap_or(0)
+}
+
+/// The value in a line `key value`.
+fn keyed(text: &str, key: &str) -> u64 {
+    text.lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))
+        .map_or(0, number)
+}
+
+/// The files that limits are written to (OCI runtime-spec, config-linux, and the
+/// kernel's cgroup-v2 documentation).
+fn limits(resources: &LinuxResources) -> Vec<(&'static str, String)> {
+    let mut limits = Vec::new();
+    let amount = |value: i64| match value {
+        ..=-1 => "max".to_owned(),
+        value => value.to_string(),
+    };
+    if let Some(memory) = resources.memory() {
+        if let Some(limit) = memory.limit() {
+            limits.push(("memory.max", amount(limit)));
+        }
+        if let Some(low) = memory.reservation() {
+            limits.push(("memory.low", amount(low)));
+        }
+        if let Some(both) = memory.swap() {
+            // OCI counts memory and swap together, cgroup v2 swap alone.
+            let swap = match memory.limit() {
+                Some(limit) if both >= 0 => (both - limit).max(0),
+                _ => both,
+            };
+            limits.push(("memory.swap.max", amount(swap)));
+        }
+    }
+    if let Some(cpu) = resources.cpu() {
+        if let Some(quota) = cpu.quota() {
+            let period = cpu.period().unwrap_or(100_000);
+            limits.push(("cpu.max", format!("{} {period}", amount(quota))));
+        }
+        if let Some(shares) = cpu.shares().filter(|shares| *shares >= 2) {
+            // 2 to 262144 onto 1 to 10000, as every runtime does it.
+            let weight = 1 + (shares.min(262_144) - 2) * 9999 / 262_142;
+            limits.push(("cpu.weight", weight.to_string()));
+        }
+    }
+    if let Some(pids) = resources.pids() {
+        let limit = match pids.limit() {
+            ..=0 => -1,
+            limit => limit,
+        };
+        limits.push(("pids.max", amount(limit)));
+    }
+    for (key, value) in resources.unified().iter().flatten() {
+        // A name of a file of the cgroup, never a path; see `create`.
+        if let Some(file) = UNIFIED.iter().find(|file| *file == key) {
+            limits.push((file, value.clone()));
+        }
+    }
+    limits
+}
+
+/// Files of `linux.resources.unified` that the host may set.
+const UNIFIED: [&str; 8] = [
+    "cpu.max",
+    "cpu.weight",
+    "io.max",
+    "memory.high",
+    "memory.low",
+    "memory.max",
+    "memory.swap.max",
+    "pids.max",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_become_files() {
+        let resources: LinuxResources = serde_json::from_str(
+            r#"{"memory": {"limit": 1000, "swap": 1500},
+                "cpu": {"quota": 50000, "period": 100000, "shares": 1024},
+                "pids": {"limit": 0}}"#,
+        )
+        .expect("resources");
+        assert_eq!(
+            limits(&resources),
+            [
+                ("memory.max", "1000".to_owned()),
+                ("memory.swap.max", "500".to_owned()),
+                ("cpu.max", "50000 100000".to_owned()),
+                ("cpu.weight", "39".to_owned()),
+                ("pids.max", "max".to_owned()),
+            ]
+        );
+    }
+
+    #[test]
+    fn keys_are_whole_words() {
+        let events = "low 1\noom 2\noom_kill 3\noom_group_kill 4\n";
+        assert_eq!(keyed(events, "oom_kill"), 3);
+        assert_eq!(keyed(events, "oom"), 2);
+        assert_eq!(keyed(events, "high"), 0);
+    }
+}

@@ -1,0 +1,201 @@
+//! What a container sees of files: its rootfs with everything that is mounted over it.
+//!
+//! Built by a child in a mount namespace of its own, with the agent's files still
+//! around it. The image decides what lies in the rootfs, so no path is used below it
+//! before it has been resolved as if the rootfs were `/` ([`root::Root`]).
+
+mod device;
+mod mask;
+mod option;
+mod root;
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Mount, Spec};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive};
+
+use self::option::Options;
+use self::root::Root;
+use super::descriptor_path;
+use crate::error::{Error, Result};
+
+/// A container's files, before they are put together.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// Where the agent has mounted the rootfs.
+    pub rootfs: &'a Path,
+    /// The container's specification.
+    pub spec: &'a Spec,
+    /// Files of the agent's and the paths in the container over which they are put.
+    pub files: &'a [(PathBuf, PathBuf)],
+}
+
+impl View<'_> {
+    /// Puts everything in its place and makes it the root of this process, which is
+    /// in a mount namespace of its own. Nothing of the agent's files can be reached
+    /// any more.
+    pub fn enter(&self) -> Result<()> {
+        rustix::mount::mount_change(
+            "/",
+            MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+        )
+        .map_err(Error::system("separate the container's mounts"))?;
+        let root = Root::open(self.rootfs)?;
+        let mounts = self.spec.mounts().as_deref().unwrap_or_default();
+        for mount in mounts {
+            place(&root, mount)?;
+        }
+        if !bind_mounted(mounts, Path::new("/dev")) {
+            device::populate(&root, self.spec)?;
+        }
+        for (source, target) in self.files {
+            if !mounts.iter().any(|mount| mount.destination() == target) {
+                bind_file(&root, source, target)?;
+            }
+        }
+        if let Some(linux) = self.spec.linux() {
+            self.set_parameters()?;
+            for path in linux.readonly_paths().iter().flatten() {
+                mask::read_only(&root, Path::new(path))?;
+            }
+            for path in linux.masked_paths().iter().flatten() {
+                mask::mask(&root, Path::new(path))?;
+            }
+        }
+        self.create_working_folder(&root)?;
+        if self.spec.root().as_ref().and_then(|root| root.readonly()) == Some(true) {
+            remount(&descriptor_path(root.descriptor()), MountFlags::RDONLY)
+                .map_err(Error::system("make the rootfs read-only"))?;
+        }
+        pivot(&root)
+    }
+
+    /// Kernel parameters of the container's own namespaces; the agent's `/proc` shows
+    /// those of whoever writes.
+    fn set_parameters(&self) -> Result<()> {
+        let linux = self.spec.linux().as_ref();
+        for (key, value) in linux
+            .and_then(|linux| linux.sysctl().as_ref())
+            .into_iter()
+            .flatten()
+        {
+            let path = crate::configure::sysctl_path(key)?;
+            std::fs::write(&path, value).map_err(Error::path("set the kernel parameter", &path))?;
+        }
+        Ok(())
+    }
+
+    /// A working folder that the image does not have is made, as Docker does.
+    fn create_working_folder(&self, root: &Root) -> Result<()> {
+        match self.spec.process() {
+            Some(process) => root.folder(process.cwd()).map(drop),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether a folder is one of the host's or the image's, and not a new tmpfs.
+fn bind_mounted(mounts: &[Mount], path: &Path) -> bool {
+    let mount = mounts
+        .iter()
+        .rev()
+        .find(|mount| mount.destination() == path);
+    mount.is_none_or(|mount| Options::parse(mount).bind)
+}
+
+fn place(root: &Root, mount: &Mount) -> Result<()> {
+    let options = Options::parse(mount);
+    let destination = mount.destination();
+    let kind = mount.typ().as_deref().unwrap_or_default();
+    let source = mount.source().clone().unwrap_or_default();
+    let failed = || Error::path("mount", destination);
+    if options.bind {
+        return bind(root, &source, destination, &options);
+    }
+    let target = root.folder(destination)?;
+    let kind = match kind {
+        "cgroup" => "cgroup2",
+        kind => kind,
+    };
+    let data = options.data();
+    let path = descriptor_path(&target);
+    rustix::mount::mount(&source, path.as_str(), kind, options.flags, data.as_deref())
+        .map_err(failed())?;
+    options.propagate(root, destination)
+}
+
+fn bind(root: &Root, source: &Path, destination: &Path, options: &Options) -> Result<()> {
+    let failed = || Error::path("mount", destination);
+    let is_folder = source
+        .metadata()
+        .map_err(Error::path("find", source))?
+        .is_dir();
+    let target = if is_folder {
+        root.folder(destination)?
+    } else {
+        root.file(destination)?
+    };
+    let target = descriptor_path(&target);
+    let bound = if options.recursive {
+        mount_bind_recursive(source, target.as_str())
+    } else {
+        rustix::mount::mount_bind(source, target.as_str())
+    };
+    bound.map_err(failed())?;
+    if !options.flags.is_empty() {
+        // The name means the new mount now, the descriptor what is below it.
+        let target = root.existing(destination)?;
+        remount(&descriptor_path(&target), options.flags).map_err(failed())?;
+    }
+    options.propagate(root, destination)
+}
+
+fn bind_file(root: &Root, source: &Path, destination: &Path) -> Result<()> {
+    let target = root.file(destination)?;
+    rustix::mount::mount_bind(source, descriptor_path(&target))
+        .map_err(Error::path("mount", destination))
+}
+
+/// Adds flags to a bind mount; those it has stay.
+fn remount(target: &str, flags: MountFlags) -> rustix::io::Result<()> {
+    let held = rustix::fs::statvfs(target)?.f_flag;
+    let mut kept = MountFlags::empty();
+    for (flag, bit) in [
+        (rustix::fs::StatVfsMountFlags::RDONLY, MountFlags::RDONLY),
+        (rustix::fs::StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+        (rustix::fs::StatVfsMountFlags::NODEV, MountFlags::NODEV),
+        (rustix::fs::StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+        (rustix::fs::StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
+        (
+            rustix::fs::StatVfsMountFlags::RELATIME,
+            MountFlags::RELATIME,
+        ),
+    ] {
+        if held.contains(flag) {
+            kept |= bit;
+        }
+    }
+    rustix::mount::mount_remount(target, MountFlags::BIND | kept | flags, c"")
+}
+
+fn pivot(root: &Root) -> Result<()> {
+    let enter = || {
+        rustix::process::fchdir(root.descriptor())?;
+        // With one path for both, the old root ends up on top of the new one.
+        rustix::process::pivot_root(".", ".")?;
+        rustix::mount::unmount(".", UnmountFlags::DETACH)?;
+        rustix::process::chdir("/")
+    };
+    enter().map_err(Error::system("enter the container's rootfs"))
+}
+
+/// An empty file system over a folder.
+fn mount_nothing(target: &str) -> rustix::io::Result<()> {
+    mount(
+        "tmpfs",
+        target,
+        "tmpfs",
+        MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
+        Some(c"size=0,mode=0555"),
+    )
+}

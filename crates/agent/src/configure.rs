@@ -1,0 +1,137 @@
+//! The guest's identity.
+
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use caisson_protocol::SHARE_ROOT;
+use caisson_protocol::agent::ConfigureRequest;
+use rustix::mount::{MountFlags, mount};
+use rustix::time::{ClockId, Timespec};
+
+use crate::error::{self, Error, Result};
+
+/// Most random bytes that are taken at once.
+const ENTROPY_LIMIT: usize = 512;
+
+/// Does all that the request asks for.
+pub fn configure(request: &ConfigureRequest) -> Result<()> {
+    if !request.interfaces.is_empty() || !request.routes.is_empty() {
+        return Err(Error::Invalid(
+            "this agent has no network but the loopback".to_owned(),
+        ));
+    }
+    reseed(&request.entropy)?;
+    set_clock(request.realtime_ns)?;
+    if !request.hostname.is_empty() {
+        rustix::system::sethostname(request.hostname.as_bytes()).map_err(Error::system(
+            format!("set the host name {:?}", request.hostname),
+        ))?;
+    }
+    for (key, value) in &request.sysctls {
+        let path = sysctl_path(key)?;
+        fs::write(&path, value).map_err(Error::path("set the kernel parameter", &path))?;
+    }
+    if !request.resolv_conf.is_empty() {
+        let path = Path::new("/etc/resolv.conf");
+        fs::create_dir_all("/etc")
+            .and_then(|()| fs::write(path, &request.resolv_conf))
+            .map_err(Error::path("write", path))?;
+    }
+    if !request.share_tag.is_empty() {
+        mount_share(&request.share_tag)?;
+    }
+    Ok(())
+}
+
+/// Credits random bytes of the host and makes the kernel use them at once, so that
+/// two guests made from one memory image differ from here on (random(4)).
+fn reseed(entropy: &[u8]) -> Result<()> {
+    const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;
+    const RNDRESEEDCRNG: libc::c_ulong = 0x5207;
+
+    /// `struct rand_pool_info`.
+    #[repr(C)]
+    struct Pool {
+        bits: libc::c_int,
+        bytes: libc::c_int,
+        buffer: [u8; ENTROPY_LIMIT],
+    }
+
+    if entropy.is_empty() {
+        return Ok(());
+    }
+    let entropy = &entropy[..entropy.len().min(ENTROPY_LIMIT)];
+    let mut pool = Pool {
+        bits: entropy.len() as libc::c_int * 8,
+        bytes: entropy.len() as libc::c_int,
+        buffer: [0; ENTROPY_LIMIT],
+    };
+    pool.buffer[..entropy.len()].copy_from_slice(entropy);
+    let failed = || Error::system("seed the random number generator");
+    let device = fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/urandom")
+        .map_err(failed())?;
+    // SAFETY: RNDADDENTROPY reads `bytes` bytes of the buffer that follows its two
+    // integers, and the buffer is at least that long.
+    let added = unsafe { libc::ioctl(device.as_raw_fd(), RNDADDENTROPY, &pool) };
+    // SAFETY: RNDRESEEDCRNG takes no argument.
+    let reseeded = unsafe { libc::ioctl(device.as_raw_fd(), RNDRESEEDCRNG) };
+    if added < 0 || reseeded < 0 {
+        return Err(failed()(std::io::Error::last_os_error()));
+    }
+    Ok(())
+}
+
+fn set_clock(realtime_ns: i64) -> Result<()> {
+    if realtime_ns <= 0 {
+        return Ok(());
+    }
+    let now = Timespec {
+        tv_sec: realtime_ns / 1_000_000_000,
+        tv_nsec: realtime_ns % 1_000_000_000,
+    };
+    rustix::time::clock_settime(ClockId::Realtime, now).map_err(Error::system("set the clock"))
+}
+
+/// `net.ipv4.ip_forward` is `/proc/sys/net/ipv4/ip_forward`.
+pub fn sysctl_path(key: &str) -> Result<PathBuf> {
+    // Without slashes and with a name between any two dots, no part leads upward.
+    let plain = key
+        .split('.')
+        .all(|part| !part.is_empty() && !part.contains('/'));
+    if !plain {
+        return Err(Error::Invalid(format!("{key:?} is no kernel parameter")));
+    }
+    Ok(Path::new("/proc/sys").join(key.replace('.', "/")))
+}
+
+fn mount_share(tag: &str) -> Result<()> {
+    error::name("a share", tag)?;
+    fs::create_dir_all(SHARE_ROOT).map_err(Error::path("make", Path::new(SHARE_ROOT)))?;
+    mount(
+        tag,
+        SHARE_ROOT,
+        "virtiofs",
+        MountFlags::NODEV,
+        None::<&std::ffi::CStr>,
+    )
+    .map_err(Error::system(format!("mount the share {tag}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_stays_below_proc_sys() {
+        assert_eq!(
+            sysctl_path("net.core.somaxconn").expect("a parameter"),
+            Path::new("/proc/sys/net/core/somaxconn")
+        );
+        for hostile in ["", "..kernel", "a./../b", "/etc/passwd", "net..core"] {
+            assert!(sysctl_path(hostile).is_err(), "{hostile:?}");
+        }
+    }
+}

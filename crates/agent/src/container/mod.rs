@@ -1,0 +1,407 @@
+//! Containers: their files, their cgroup and their processes.
+
+mod process;
+mod rootfs;
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use caisson_protocol::agent::{CreateContainerRequest, ExecRequest};
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use rustix::thread::UnshareFlags;
+
+use crate::cgroup::Cgroup;
+use crate::child::{self, Child, Namespaces, Program, Report, Reporter, Reports, View};
+use crate::error::{Error, Result};
+use crate::reaper::{self, Exit, Reaper};
+use crate::stdio;
+use crate::streams::Streams;
+
+pub use process::Process;
+use rootfs::Rootfs;
+
+/// A container, or the mounted files of one that does not run.
+#[derive(Debug)]
+pub struct Container {
+    spec: Spec,
+    files: Vec<(PathBuf, PathBuf)>,
+    rootfs: Mutex<Rootfs>,
+    running: Option<Running>,
+}
+
+/// What a container has that was started.
+#[derive(Debug)]
+struct Running {
+    cgroup: Cgroup,
+    init: Arc<Process>,
+    /// Of the first process, until it is let go.
+    waiting: tokio::sync::Mutex<Option<Reports>>,
+    execs: Mutex<HashMap<String, Arc<Process>>>,
+}
+
+impl Container {
+    /// Mounts a container's files and starts nothing.
+    pub fn mount(request: &CreateContainerRequest) -> Result<Self> {
+        let spec: Spec = parse("the container's specification", &request.spec_json)?;
+        let mut rootfs = Rootfs::mount(&request.id, &request.rootfs)?;
+        let files = rootfs
+            .write_files(&request.files)
+            .inspect_err(|_| rootfs.unmount())?;
+        Ok(Self {
+            spec,
+            files,
+            rootfs: Mutex::new(rootfs),
+            running: None,
+        })
+    }
+
+    /// Makes a container whose first process waits for [`Container::start`].
+    pub async fn create(
+        request: &CreateContainerRequest,
+        streams: &Streams,
+        reaper: &Reaper,
+    ) -> Result<Self> {
+        let mut container = Self::mount(request)?;
+        match container.prepare(request, streams, reaper).await {
+            Ok(running) => {
+                container.running = Some(running);
+                Ok(container)
+            }
+            Err(error) => {
+                container.unmount();
+                Err(error)
+            }
+        }
+    }
+
+    async fn prepare(
+        &self,
+        request: &CreateContainerRequest,
+        streams: &Streams,
+        reaper: &Reaper,
+    ) -> Result<Running> {
+        let (connections, standard) = stdio::connect(streams, &request.stdio).await?;
+        let process = self
+            .spec
+            .process()
+            .clone()
+            .ok_or_else(|| Error::Invalid("the specification has no process".to_owned()))?;
+        let program = Program::new(process, &request.seccomp_bpf, standard)?.first(request.init);
+        let namespaces = new_namespaces(&self.spec)?;
+        let resources = self
+            .spec
+            .linux()
+            .as_ref()
+            .and_then(|linux| linux.resources().as_ref());
+        let cgroup = Cgroup::create(&request.id, resources)?;
+        let started = async {
+            let directory = cgroup.open()?;
+            let child = child::spawn(
+                Namespaces::New(namespaces),
+                Some(directory.as_fd()),
+                |reporter| self.become_first(&program, reporter),
+            )?;
+            let exit = reaper.expect(child.pid);
+            // Its ends of the pipes are its own: ours would keep them open.
+            drop(program);
+            let Child {
+                pid,
+                pidfd,
+                mut reports,
+            } = child;
+            let terminal = ready(&mut reports).await?;
+            if let Some(terminal) = &terminal {
+                connections.join(terminal)?;
+            }
+            Ok((Process::new(pid, pidfd, exit, terminal), reports))
+        };
+        match started.await {
+            Ok((init, reports)) => Ok(Running {
+                cgroup,
+                init: Arc::new(init),
+                waiting: tokio::sync::Mutex::new(Some(reports)),
+                execs: Mutex::default(),
+            }),
+            Err(error) => {
+                if let Err(left) = cgroup.remove().await {
+                    eprintln!("agent: {left}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// What the first process does, in its own namespaces.
+    fn become_first(&self, program: &Program, reporter: &Reporter) -> Result<Infallible> {
+        program.leave_agent()?;
+        let has = |kind| has_namespace(&self.spec, kind);
+        if has(LinuxNamespaceType::Cgroup) {
+            // Not with the others: its root is the cgroup in which it is made.
+            // SAFETY: the process has one thread, and its descriptors stay shared with nobody.
+            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }
+                .map_err(Error::system("make a cgroup namespace"))?;
+        }
+        if let Some(hostname) = self.spec.hostname()
+            && has(LinuxNamespaceType::Uts)
+        {
+            rustix::system::sethostname(hostname.as_bytes())
+                .map_err(Error::system("set the host name"))?;
+        }
+        if let Some(domain) = self.spec.domainname()
+            && has(LinuxNamespaceType::Uts)
+        {
+            rustix::system::setdomainname(domain.as_bytes())
+                .map_err(Error::system("set the domain name"))?;
+        }
+        self.enter_view()?;
+        program.execute(reporter)
+    }
+
+    /// Makes the container's files the root of this process, which is a child in a
+    /// mount namespace of its own.
+    fn enter_view(&self) -> Result<()> {
+        let rootfs = self
+            .rootfs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .path();
+        View {
+            rootfs: &rootfs,
+            spec: &self.spec,
+            files: &self.files,
+        }
+        .enter()
+    }
+
+    /// Lets the first process run.
+    pub async fn start(&self) -> Result<()> {
+        let mut waiting = self.running()?.waiting.lock().await;
+        let mut reports = waiting
+            .take()
+            .ok_or_else(|| Error::Invalid("the container has been started".to_owned()))?;
+        executed(&mut reports).await
+    }
+
+    /// Starts one more process.
+    pub async fn exec(
+        &self,
+        request: &ExecRequest,
+        streams: &Streams,
+        reaper: &Reaper,
+    ) -> Result<u32> {
+        let running = self.running()?;
+        if request.exec_id.is_empty() || running.execs().contains_key(&request.exec_id) {
+            return Err(Error::Invalid(format!(
+                "{:?} is no name for another process",
+                request.exec_id
+            )));
+        }
+        let process = parse("the process's specification", &request.process_json)?;
+        let (connections, standard) = stdio::connect(streams, &request.stdio).await?;
+        let program = Program::new(process, &request.seccomp_bpf, standard)?;
+        let directory = running.cgroup.open()?;
+        let init = running.init.pidfd().as_fd();
+        let child = child::spawn(Namespaces::Of(init), Some(directory.as_fd()), |reporter| {
+            program.leave_agent()?;
+            child::join(init)?;
+            program.execute(reporter)
+        })?;
+        let exit = reaper.expect(child.pid);
+        // Its ends of the pipes are its own: ours would keep them open.
+        drop(program);
+        let Child {
+            pid,
+            pidfd,
+            mut reports,
+        } = child;
+        let terminal = ready(&mut reports).await?;
+        if let Some(terminal) = &terminal {
+            connections.join(terminal)?;
+        }
+        executed(&mut reports).await?;
+        let process = Arc::new(Process::new(pid, pidfd, exit, terminal));
+        let number = process.pid();
+        running.execs().insert(request.exec_id.clone(), process);
+        Ok(number)
+    }
+
+    /// Runs `work` in a child that has the container's files as its root, with what is
+    /// mounted there, and waits for its result.
+    pub async fn in_files(
+        &self,
+        reaper: &Reaper,
+        work: impl FnOnce(&Reporter) -> Result<Infallible>,
+    ) -> Result<String> {
+        let child = match &self.running {
+            Some(running) if running.init.exit().borrow().is_none() => {
+                let init = running.init.pidfd().as_fd();
+                child::spawn(Namespaces::Of(init), None, |reporter| {
+                    child::join(init)?;
+                    work(reporter)
+                })?
+            }
+            _ => child::spawn(
+                Namespaces::New(libc::CLONE_NEWNS as u64),
+                None,
+                |reporter| {
+                    self.enter_view()?;
+                    work(reporter)
+                },
+            )?,
+        };
+        // So that nobody else's end is taken for its.
+        let exit = reaper.expect(child.pid);
+        let Child { mut reports, .. } = child;
+        let Report::Ready { text, .. } = reports.next().await? else {
+            return Err(Error::Child("a child ended without a word".to_owned()));
+        };
+        reaper::ended(&exit).await;
+        Ok(text)
+    }
+
+    /// The first process, or another one.
+    pub fn process(&self, exec_id: &str) -> Result<Arc<Process>> {
+        let running = self.running()?;
+        if exec_id.is_empty() {
+            return Ok(Arc::clone(&running.init));
+        }
+        let process = running.execs().get(exec_id).cloned();
+        process.ok_or_else(|| Error::Missing(format!("process {exec_id:?}")))
+    }
+
+    /// Waits for a process. The first one's end also says whether memory ran out.
+    pub async fn wait(&self, exec_id: &str) -> Result<(Exit, bool)> {
+        let process = self.process(exec_id)?;
+        let exit = reaper::ended(process.exit()).await;
+        let out_of_memory = exec_id.is_empty() && self.cgroup()?.oom_kills() > 0;
+        if !exec_id.is_empty() {
+            // Nobody else asks for it; its number may be another's soon.
+            self.running()?.execs().remove(exec_id);
+        }
+        Ok((exit, out_of_memory))
+    }
+
+    /// Sends a signal to every process.
+    pub fn signal_all(&self, signal: u32) -> Result<()> {
+        let cgroup = self.cgroup()?;
+        if i32::try_from(signal) == Ok(libc::SIGKILL) {
+            return cgroup.kill();
+        }
+        let signal = libc::c_int::try_from(signal)
+            .map_err(|_| Error::Invalid(format!("{signal} is no signal")))?;
+        for pid in cgroup.processes() {
+            // SAFETY: numbers only. The process may have ended since it was listed.
+            unsafe { libc::kill(pid.cast_signed(), signal) };
+        }
+        Ok(())
+    }
+
+    /// Its cgroup.
+    pub fn cgroup(&self) -> Result<&Cgroup> {
+        Ok(&self.running()?.cgroup)
+    }
+
+    /// Ends every process and lets go of the files. Can be called again.
+    pub async fn delete(&self) -> Result<()> {
+        if let Some(running) = &self.running {
+            running.cgroup.remove().await?;
+            reaper::ended(running.init.exit()).await;
+        }
+        self.unmount();
+        Ok(())
+    }
+
+    fn unmount(&self) {
+        self.rootfs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .unmount();
+    }
+
+    fn running(&self) -> Result<&Running> {
+        self.running
+            .as_ref()
+            .ok_or_else(|| Error::Missing("process: only the files are mounted".to_owned()))
+    }
+}
+
+impl Running {
+    fn execs(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Process>>> {
+        self.execs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits until a child is about to become its program.
+async fn ready(reports: &mut Reports) -> Result<Option<std::os::fd::OwnedFd>> {
+    match reports.next().await? {
+        Report::Ready { terminal, .. } => Ok(terminal),
+        Report::Closed => Err(Error::Child(
+            "the process ended before its program began".to_owned(),
+        )),
+    }
+}
+
+/// Lets a child become its program and waits until it has.
+async fn executed(reports: &mut Reports) -> Result<()> {
+    reports.go().await?;
+    match reports.next().await? {
+        Report::Closed => Ok(()),
+        Report::Ready { .. } => Err(Error::Child("the process is confused".to_owned())),
+    }
+}
+
+/// Reads JSON of the host's.
+pub fn parse<T: serde::de::DeserializeOwned>(what: &str, json: &[u8]) -> Result<T> {
+    serde_json::from_slice(json)
+        .map_err(|error| Error::Invalid(format!("{what} cannot be read: {error}")))
+}
+
+fn has_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
+    namespaces(spec).any(|found| found == kind)
+}
+
+fn namespaces(spec: &Spec) -> impl Iterator<Item = LinuxNamespaceType> {
+    let list = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.namespaces().as_ref());
+    list.into_iter().flatten().map(|namespace| namespace.typ())
+}
+
+/// `CLONE_NEW*` for what a specification asks for. The mount namespace is always new,
+/// the network is the guest's: it is there for its containers alone.
+fn new_namespaces(spec: &Spec) -> Result<u64> {
+    let mut flags = libc::CLONE_NEWNS;
+    for kind in namespaces(spec) {
+        flags |= match kind {
+            LinuxNamespaceType::Pid => libc::CLONE_NEWPID,
+            LinuxNamespaceType::Ipc => libc::CLONE_NEWIPC,
+            LinuxNamespaceType::Uts => libc::CLONE_NEWUTS,
+            LinuxNamespaceType::Mount
+            | LinuxNamespaceType::Network
+            // Made by the child itself.
+            | LinuxNamespaceType::Cgroup => 0,
+            LinuxNamespaceType::User | LinuxNamespaceType::Time => {
+                return Err(Error::Invalid(format!(
+                    "containers cannot have a {kind} namespace of their own yet"
+                )));
+            }
+        };
+    }
+    Ok(flags as u64)
+}
+
+/// Whether a path may name something in a container.
+pub fn absolute(path: &str) -> Result<PathBuf> {
+    let path = Path::new(path);
+    if path.is_absolute() {
+        return Ok(path.to_owned());
+    }
+    Err(Error::Invalid(format!(
+        "{} is no absolute path",
+        path.display()
+    )))
+}

@@ -1,0 +1,182 @@
+//! The files of a container: a read-only image with a writable layer over it.
+
+use std::ffi::CString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use caisson_protocol::SHARE_ROOT;
+use caisson_protocol::agent;
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind_recursive, unmount};
+
+use crate::error::{self, Error, Result};
+
+/// Where containers have their folders.
+const CONTAINERS: &str = "/run/caisson/containers";
+
+/// Block devices by name.
+const BLOCK_DEVICES: &str = "/sys/block";
+
+/// The mounts of one container and the folder that holds them.
+///
+/// ```text
+/// image/   the image's disk
+/// layer/   the writable layer's disk or tmpfs, with upper/ and work/
+/// rootfs/  both in one
+/// files/   what is put over files of the rootfs
+/// ```
+#[derive(Debug)]
+pub struct Rootfs {
+    folder: PathBuf,
+    /// Mount points in the order of mounting.
+    mounted: Vec<PathBuf>,
+}
+
+impl Rootfs {
+    /// Mounts what the request describes.
+    pub fn mount(id: &str, request: &agent::Rootfs) -> Result<Self> {
+        let folder = Path::new(CONTAINERS).join(error::name("a container", id)?);
+        fs::create_dir_all(&folder).map_err(Error::path("make", &folder))?;
+        let mut rootfs = Self {
+            folder,
+            mounted: Vec::new(),
+        };
+        let mounted = if request.share_path.is_empty() {
+            rootfs.mount_layers(request)
+        } else {
+            rootfs.mount_share(&request.share_path)
+        };
+        if let Err(error) = mounted {
+            rootfs.unmount();
+            return Err(error);
+        }
+        Ok(rootfs)
+    }
+
+    /// The container's `/`.
+    pub fn path(&self) -> PathBuf {
+        self.folder.join("rootfs")
+    }
+
+    /// Writes files that are put over those of the rootfs. Returns where they are and
+    /// where they shall be.
+    pub fn write_files(&self, files: &[agent::File]) -> Result<Vec<(PathBuf, PathBuf)>> {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = self.folder.join("files");
+        fs::create_dir_all(&folder).map_err(Error::path("make", &folder))?;
+        files
+            .iter()
+            .enumerate()
+            .map(|(number, file)| {
+                let path = folder.join(number.to_string());
+                let mode = fs::Permissions::from_mode(file.mode & 0o777);
+                fs::write(&path, &file.content)
+                    .and_then(|()| fs::set_permissions(&path, mode))
+                    .map_err(Error::path("write", &path))?;
+                Ok((path, PathBuf::from(&file.path)))
+            })
+            .collect()
+    }
+
+    /// Writes everything to its disk and lets go of it. Can be called again.
+    pub fn unmount(&mut self) {
+        while let Some(point) = self.mounted.pop() {
+            let unmounted = match unmount(&point, UnmountFlags::empty()) {
+                // Somebody is still in it: it is written, and goes when they do.
+                Err(Errno::BUSY) => {
+                    rustix::fs::sync();
+                    unmount(&point, UnmountFlags::DETACH)
+                }
+                unmounted => unmounted,
+            };
+            if let Err(errno) = unmounted {
+                eprintln!("agent: cannot unmount {}: {errno}", point.display());
+            }
+        }
+        // Only memory: what stays is an empty folder in the agent's own tmpfs.
+        if let Err(error) = fs::remove_dir_all(&self.folder) {
+            eprintln!("agent: cannot remove {}: {error}", self.folder.display());
+        }
+    }
+
+    fn mount_layers(&mut self, request: &agent::Rootfs) -> Result<()> {
+        let image = self.point("image")?;
+        let read_only = MountFlags::RDONLY | MountFlags::NODEV;
+        let disk = disk(&request.image_disk)?;
+        self.mount_at(&image, &disk, "erofs", read_only, None)?;
+
+        let layer = self.point("layer")?;
+        let quiet = MountFlags::NODEV | MountFlags::NOATIME;
+        if request.scratch_disk.is_empty() {
+            let size = match request.tmpfs_size {
+                0 => "50%".to_owned(),
+                bytes => bytes.to_string(),
+            };
+            let data = format!("size={size},mode=0755");
+            self.mount_at(&layer, Path::new("tmpfs"), "tmpfs", quiet, Some(&data))?;
+        } else {
+            let disk = self::disk(&request.scratch_disk)?;
+            self.mount_at(&layer, &disk, "ext4", quiet, None)?;
+        }
+        let (upper, work) = (layer.join("upper"), layer.join("work"));
+        for folder in [&upper, &work] {
+            fs::create_dir_all(folder).map_err(Error::path("make", folder))?;
+        }
+        let data = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            image.display(),
+            upper.display(),
+            work.display()
+        );
+        let rootfs = self.point("rootfs")?;
+        let none = MountFlags::empty();
+        self.mount_at(&rootfs, Path::new("overlay"), "overlay", none, Some(&data))
+    }
+
+    fn mount_share(&mut self, share_path: &str) -> Result<()> {
+        let source = Path::new(SHARE_ROOT).join(error::name("a rootfs", share_path)?);
+        let rootfs = self.point("rootfs")?;
+        mount_bind_recursive(&source, &rootfs).map_err(Error::path("mount", &source))?;
+        self.mounted.push(rootfs);
+        Ok(())
+    }
+
+    fn point(&self, name: &str) -> Result<PathBuf> {
+        let point = self.folder.join(name);
+        fs::create_dir_all(&point).map_err(Error::path("make", &point))?;
+        Ok(point)
+    }
+
+    fn mount_at(
+        &mut self,
+        point: &Path,
+        source: &Path,
+        kind: &str,
+        flags: MountFlags,
+        data: Option<&str>,
+    ) -> Result<()> {
+        let data = data.map(|data| {
+            CString::new(data).expect("the data is put together from names without NUL bytes")
+        });
+        mount(source, point, kind, flags, data.as_deref())
+            .map_err(Error::path(&format!("mount ({kind})"), source))?;
+        self.mounted.push(point.to_owned());
+        Ok(())
+    }
+}
+
+/// The disk with a serial number.
+fn disk(serial: &str) -> Result<PathBuf> {
+    let folder = Path::new(BLOCK_DEVICES);
+    let failed = || Error::path("list", folder);
+    for entry in fs::read_dir(folder).map_err(failed())? {
+        let name = entry.map_err(failed())?.file_name();
+        let found = fs::read_to_string(folder.join(&name).join("serial")).unwrap_or_default();
+        if found.trim() == serial {
+            return Ok(Path::new("/dev").join(name));
+        }
+    }
+    Err(Error::Missing(format!(
+        "disk with the serial number {serial:?}"
+    )))
+}

@@ -1,0 +1,48 @@
+//! The agent's vsock ports.
+
+use std::sync::Arc;
+
+use caisson_protocol::{AGENT_PORT, HOST_CID, LOG_PORT, STREAM_PORT, agent_ttrpc};
+use tokio::sync::Notify;
+use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener, VsockStream};
+
+use crate::error::{Error, Result};
+use crate::log;
+use crate::reaper::Reaper;
+use crate::server::Server;
+use crate::streams::Streams;
+
+/// Serves the host until something that cannot fail does.
+pub async fn serve(started_ns: i64) -> Result<()> {
+    let streams = Arc::new(Streams::default());
+    let reaper = Arc::new(Reaper::default());
+    let reaping = reaper.watch()?;
+
+    let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, STREAM_PORT))
+        .map_err(Error::system("listen on the stream port"))?;
+    let started = Arc::new(Notify::new());
+    let service = agent_ttrpc::create_agent(Arc::new(Server::new(
+        Arc::clone(&streams),
+        reaper,
+        started_ns,
+        Arc::clone(&started),
+    )));
+    let mut server = ttrpc::asynchronous::Server::new()
+        .bind(&format!("vsock://{VMADDR_CID_ANY}:{AGENT_PORT}"))
+        .map_err(|error| Error::Invalid(format!("cannot listen on the agent's port: {error}")))?
+        .register_service(service);
+    server
+        .start()
+        .await
+        .map_err(|error| Error::Invalid(format!("cannot serve the agent's port: {error}")))?;
+
+    // All ports listen: this connection is how the host learns that.
+    let host = VsockStream::connect(VsockAddr::new(HOST_CID, LOG_PORT))
+        .await
+        .map_err(Error::system("connect to the host"))?;
+    tokio::spawn(log::forward(host, started));
+    tokio::select! {
+        ended = streams.accept(listener) => ended,
+        ended = reaping => ended,
+    }
+}
