@@ -1,1 +1,15 @@
-//! Device models on virtio-queue.
+//! Device models on `virtio-queue`.
+//!
+//! A model knows the rings and the guest's memory, never how they reached it:
+//! the same code is served over vhost-user to another VMM's process and called
+//! directly by a VMM that has the devices in its own process.
+//!
+//! Everything read from a ring or from guest memory is hostile. A model copies it
+//! once into its own memory before it looks at it, keeps only what its limits
+//! allow, and answers a ring that makes no sense with an [`Error`], after which the
+//! device is dead until the driver resets it.
+
+mod error;
+pub mod vsock;
+
+pub use error::{Error, Result};

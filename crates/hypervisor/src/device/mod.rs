@@ -64,7 +64,7 @@ pub(crate) fn vsock(
     ))
 }
 
-/// Starts a virtio file system device.
+/// Starts a virtio file system device. Its tag is the VMM's to tell.
 pub(crate) fn fs(program: &Path, run_directory: &Path, share: &Share) -> Result<Device> {
     let (listener, connection) = connection(run_directory, "fs").map_err(|source| Error::Host {
         doing: "cannot make the socket of the file system device".to_owned(),
@@ -72,17 +72,16 @@ pub(crate) fn fs(program: &Path, run_directory: &Path, share: &Share) -> Result<
     })?;
     let mut descriptors = Descriptors::default();
     let listener = descriptors.add(listener);
-    let mut arguments: Vec<OsString> = vec![
-        "fs".into(),
-        format!("--tag={}", share.tag).into(),
-        format!("--listener-fd={listener}").into(),
-    ];
+    let mut arguments: Vec<OsString> =
+        vec!["fs".into(), format!("--listener-fd={listener}").into()];
     for mount in &share.mounts {
-        let mut argument = OsString::from(format!("--mount={}=", mount.name));
+        let flag = if mount.read_only {
+            "--mount-ro"
+        } else {
+            "--mount"
+        };
+        let mut argument = OsString::from(format!("{flag}={}=", mount.name));
         argument.push(&mount.source);
-        if mount.read_only {
-            argument.push(":ro");
-        }
         arguments.push(argument);
     }
     let process = Process::spawn("the file system device", program, arguments, descriptors)?;

@@ -1,0 +1,228 @@
+//! A VMM's end of vhost-user and a guest's end of the rings.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::MemfdFlags;
+use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use vhost::vhost_user::{Frontend, VhostUserFrontend};
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
+
+/// Chains in a queue, each of one readable and one writable buffer.
+pub const SLOTS: u16 = 16;
+const QUEUE_SIZE: u16 = 2 * SLOTS;
+const QUEUES: u16 = 2;
+/// Room for 64 KiB and any header.
+const BUFFER: u64 = 0x1_1000;
+const BUFFERS: u64 = 0x10_0000;
+const MEMORY: usize = 0x80_0000;
+/// Where the VMM claims to have the guest's memory.
+const VMM_ADDRESS: u64 = 0x7000_0000_0000;
+
+const AVAIL: u64 = 0x1000;
+const USED: u64 = 0x2000;
+const F_NEXT: u16 = 1;
+const F_WRITE: u16 = 2;
+
+const VERSION_1: u64 = 1 << 32;
+const PATIENCE: Timespec = Timespec {
+    tv_sec: 60,
+    tv_nsec: 0,
+};
+
+/// One split ring as the driver sees it.
+pub struct Queue {
+    memory: GuestMemoryMmap,
+    index: u16,
+    next: u16,
+    seen: u16,
+    kick: EventFd,
+    call: EventFd,
+}
+
+/// What a machine is to its device.
+pub struct Guest {
+    frontend: Frontend,
+    file: File,
+    pub queues: [Queue; 2],
+}
+
+impl Guest {
+    /// Starts the device as QEMU does.
+    pub fn new(connection: UnixStream) -> Self {
+        let file = File::from(rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC).unwrap());
+        file.set_len(MEMORY as u64).unwrap();
+        let offset = FileOffset::new(file.try_clone().unwrap(), 0);
+        let memory =
+            GuestMemoryMmap::from_ranges_with_files([(GuestAddress(0), MEMORY, Some(offset))])
+                .unwrap();
+        let queue = |index| Queue {
+            memory: memory.clone(),
+            index,
+            next: 0,
+            seen: 0,
+            kick: EventFd::new(EFD_CLOEXEC).unwrap(),
+            call: EventFd::new(EFD_CLOEXEC).unwrap(),
+        };
+        let mut guest = Self {
+            frontend: Frontend::from_stream(connection, QUEUES.into()),
+            file,
+            queues: [queue(0), queue(1)],
+        };
+        guest.frontend.set_owner().unwrap();
+        let offered = guest.frontend.get_features().unwrap();
+        assert_ne!(offered & VERSION_1, 0);
+        guest.frontend.get_protocol_features().unwrap();
+        guest
+            .frontend
+            .set_protocol_features(VhostUserProtocolFeatures::MQ)
+            .unwrap();
+        guest.resume();
+        guest
+    }
+
+    /// Lets the device serve the rings from where they stand.
+    pub fn resume(&mut self) {
+        let frontend = &mut self.frontend;
+        let features = VERSION_1 | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+        frontend.set_features(features).unwrap();
+        let region = VhostUserMemoryRegionInfo {
+            guest_phys_addr: 0,
+            memory_size: MEMORY as u64,
+            userspace_addr: VMM_ADDRESS,
+            mmap_offset: 0,
+            mmap_handle: self.file.as_raw_fd(),
+        };
+        frontend.set_mem_table(&[region]).unwrap();
+        for (index, queue) in self.queues.iter().enumerate() {
+            let ring = VMM_ADDRESS + queue.ring();
+            frontend.set_vring_num(index, QUEUE_SIZE).unwrap();
+            let config = VringConfigData {
+                queue_max_size: QUEUE_SIZE,
+                queue_size: QUEUE_SIZE,
+                flags: 0,
+                desc_table_addr: ring,
+                used_ring_addr: ring + USED,
+                avail_ring_addr: ring + AVAIL,
+                log_addr: None,
+            };
+            frontend.set_vring_addr(index, &config).unwrap();
+            // The test pauses the device only when it has taken everything.
+            frontend.set_vring_base(index, queue.seen).unwrap();
+            frontend.set_vring_call(index, &queue.call).unwrap();
+            frontend.set_vring_kick(index, &queue.kick).unwrap();
+        }
+        for index in 0..self.queues.len() {
+            frontend.set_vring_enable(index, true).unwrap();
+        }
+    }
+
+    /// Stops the rings, as when the machine is paused. Returns where each stands.
+    pub fn pause(&mut self) -> [u32; 2] {
+        [0, 1].map(|index| self.frontend.get_vring_base(index).unwrap())
+    }
+}
+
+impl Queue {
+    fn ring(&self) -> u64 {
+        u64::from(self.index) << 16
+    }
+
+    fn buffers(&self, slot: u16) -> (u64, u64) {
+        let first = BUFFERS + u64::from(2 * (self.index * SLOTS + slot)) * BUFFER;
+        (first, first + BUFFER)
+    }
+
+    fn write<T: vm_memory::ByteValued>(&self, value: T, at: u64) {
+        self.memory.write_obj(value, GuestAddress(at)).unwrap();
+    }
+
+    /// Gives the device a chain: bytes to read and room to write to. An empty part is
+    /// left out.
+    pub fn add(&mut self, slot: u16, out: &[u8], room: u32) {
+        let (readable, writable) = self.buffers(slot);
+        self.memory
+            .write_slice(out, GuestAddress(readable))
+            .unwrap();
+        let descriptor = |queue: &Self, index: u16, address: u64, len: u32, flags: u16| {
+            let at = queue.ring() + 16 * u64::from(index);
+            queue.write(address, at);
+            queue.write(len, at + 8);
+            queue.write(flags, at + 12);
+            queue.write(2 * slot + 1, at + 14);
+        };
+        let chained = if room > 0 { F_NEXT } else { 0 };
+        descriptor(self, 2 * slot, readable, out.len() as u32, chained);
+        descriptor(self, 2 * slot + 1, writable, room, F_WRITE);
+        let head = 2 * slot + u16::from(out.is_empty());
+        let place = self.ring() + AVAIL + 4 + 2 * u64::from(self.next % QUEUE_SIZE);
+        self.write(head, place);
+        self.next = self.next.wrapping_add(1);
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        self.write(self.next, self.ring() + AVAIL + 2);
+    }
+
+    pub fn kick(&self) {
+        self.kick.write(1).unwrap();
+    }
+
+    /// A chain that the device is done with: its slot and what was written.
+    pub fn take(&mut self) -> Option<(u16, Vec<u8>)> {
+        let index: u16 = self
+            .memory
+            .read_obj(GuestAddress(self.ring() + USED + 2))
+            .unwrap();
+        if index == self.seen {
+            return None;
+        }
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        let at = self.ring() + USED + 4 + 8 * u64::from(self.seen % QUEUE_SIZE);
+        let head: u32 = self.memory.read_obj(GuestAddress(at)).unwrap();
+        let len: u32 = self.memory.read_obj(GuestAddress(at + 4)).unwrap();
+        self.seen = self.seen.wrapping_add(1);
+        let slot = (head / 2) as u16;
+        let mut bytes = vec![0; len as usize];
+        self.memory
+            .read_slice(&mut bytes, GuestAddress(self.buffers(slot).1))
+            .unwrap();
+        Some((slot, bytes))
+    }
+
+    /// Chains that the device has.
+    pub fn in_flight(&self) -> u16 {
+        self.next.wrapping_sub(self.seen)
+    }
+
+    fn interrupt(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is the queue's, which is borrowed as long.
+        unsafe { BorrowedFd::borrow_raw(self.call.as_raw_fd()) }
+    }
+}
+
+/// Waits for an interrupt of any of these queues.
+pub fn wait(queues: &[&Queue]) {
+    let mut polled: Vec<_> = queues
+        .iter()
+        .map(|queue| PollFd::from_borrowed_fd(queue.interrupt(), PollFlags::IN))
+        .collect();
+    let ready = poll(&mut polled, Some(&PATIENCE)).unwrap();
+    assert!(ready > 0, "no interrupt came");
+    for (queue, polled) in queues.iter().zip(&polled) {
+        if polled.revents().contains(PollFlags::IN) {
+            queue.call.read().unwrap();
+        }
+    }
+}
+
+/// Waits until a descriptor can be read.
+pub fn wait_readable(fd: impl AsFd) {
+    let mut polled = [PollFd::new(&fd, PollFlags::IN)];
+    assert!(
+        poll(&mut polled, Some(&PATIENCE)).unwrap() > 0,
+        "nothing came"
+    );
+}

@@ -1,0 +1,7 @@
+//! The device against a driver made of nothing but guest memory.
+
+mod driver;
+mod hostile;
+mod limits;
+mod properties;
+mod streams;
