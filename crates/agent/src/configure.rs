@@ -95,16 +95,18 @@ fn set_clock(realtime_ns: i64) -> Result<()> {
     rustix::time::clock_settime(ClockId::Realtime, now).map_err(Error::system("set the clock"))
 }
 
-/// `net.ipv4.ip_forward` is `/proc/sys/net/ipv4/ip_forward`.
+/// `net.ipv4.ip_forward` is `/proc/sys/net/ipv4/ip_forward`. A slash is a dot of a name:
+/// `net.ipv4.conf.eth0/100.arp_filter`, as sysctl(8) has it.
 pub fn sysctl_path(key: &str) -> Result<PathBuf> {
-    // Without slashes and with a name between any two dots, no part leads upward.
-    let plain = key
-        .split('.')
-        .all(|part| !part.is_empty() && !part.contains('/'));
-    if !plain {
-        return Err(Error::Invalid(format!("{key:?} is no kernel parameter")));
+    let mut path = PathBuf::from("/proc/sys");
+    for part in key.split('.') {
+        let part = part.replace('/', ".");
+        if part.is_empty() || part == "." || part == ".." {
+            return Err(Error::Invalid(format!("{key:?} is no kernel parameter")));
+        }
+        path.push(part);
     }
-    Ok(Path::new("/proc/sys").join(key.replace('.', "/")))
+    Ok(path)
 }
 
 fn mount_share(tag: &str) -> Result<()> {
@@ -130,7 +132,11 @@ mod tests {
             sysctl_path("net.core.somaxconn").expect("a parameter"),
             Path::new("/proc/sys/net/core/somaxconn")
         );
-        for hostile in ["", "..kernel", "a./../b", "/etc/passwd", "net..core"] {
+        assert_eq!(
+            sysctl_path("net.ipv4.conf.eth0/100.arp_filter").expect("a parameter"),
+            Path::new("/proc/sys/net/ipv4/conf/eth0.100/arp_filter")
+        );
+        for hostile in ["", "..kernel", "a.//.b", "a./.b", "net..core"] {
             assert!(sysctl_path(hostile).is_err(), "{hostile:?}");
         }
     }

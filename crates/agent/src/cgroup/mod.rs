@@ -39,6 +39,10 @@ impl Cgroup {
 
     fn restrict(&self, resources: &LinuxResources) -> Result<()> {
         for (file, value) in limits(resources) {
+            // The guest's kernel has no swap: whatever limit there is, it is kept.
+            if file == SWAP_LIMIT && !self.path.join(file).exists() {
+                continue;
+            }
             self.write(file, &value)?;
         }
         let rules = resources.devices().as_deref().unwrap_or_default();
@@ -198,7 +202,7 @@ fn limits(resources: &LinuxResources) -> Vec<(&'static str, String)> {
                 Some(limit) if both >= 0 => (both - limit).max(0),
                 _ => both,
             };
-            limits.push(("memory.swap.max", amount(swap)));
+            limits.push((SWAP_LIMIT, amount(swap)));
         }
     }
     if let Some(cpu) = resources.cpu() {
@@ -228,6 +232,9 @@ fn limits(resources: &LinuxResources) -> Vec<(&'static str, String)> {
     limits
 }
 
+/// Limit of swap space.
+const SWAP_LIMIT: &str = "memory.swap.max";
+
 /// Files of `linux.resources.unified` that the host may set.
 const UNIFIED: [&str; 8] = [
     "cpu.max",
@@ -236,7 +243,7 @@ const UNIFIED: [&str; 8] = [
     "memory.high",
     "memory.low",
     "memory.max",
-    "memory.swap.max",
+    SWAP_LIMIT,
     "pids.max",
 ];
 

@@ -4,6 +4,7 @@
 //! around it. The image decides what lies in the rootfs, so no path is used below it
 //! before it has been resolved as if the rootfs were `/` ([`root::Root`]).
 
+mod copy_up;
 mod device;
 mod mask;
 mod option;
@@ -18,6 +19,9 @@ use self::option::Options;
 use self::root::Root;
 use super::descriptor_path;
 use crate::error::{Error, Result};
+
+/// Type of a mount that has no source: an anonymous volume.
+const VOLUME: &str = "volume";
 
 /// A container's files, before they are put together.
 #[derive(Debug, Clone, Copy)]
@@ -112,6 +116,9 @@ fn place(root: &Root, mount: &Mount) -> Result<()> {
     if options.bind {
         return bind(root, &source, destination, &options);
     }
+    if kind == VOLUME {
+        return volume(root, destination);
+    }
     let target = root.folder(destination)?;
     let kind = match kind {
         "cgroup" => "cgroup2",
@@ -136,6 +143,9 @@ fn bind(root: &Root, source: &Path, destination: &Path, options: &Options) -> Re
         root.file(destination)?
     };
     let target = descriptor_path(&target);
+    if options.copy_up && is_folder {
+        copy_up::fill(source, Path::new(&target)).map_err(Error::path("fill", source))?;
+    }
     let bound = if options.recursive {
         mount_bind_recursive(source, target.as_str())
     } else {
@@ -148,6 +158,14 @@ fn bind(root: &Root, source: &Path, destination: &Path, options: &Options) -> Re
         remount(&descriptor_path(&target), options.flags).map_err(failed())?;
     }
     options.propagate(root, destination)
+}
+
+/// A volume that lives in the writable layer: a mount of its own, so that it can be
+/// written although the rootfs is read-only.
+fn volume(root: &Root, destination: &Path) -> Result<()> {
+    let path = descriptor_path(&root.folder(destination)?);
+    rustix::mount::mount_bind(path.as_str(), path.as_str())
+        .map_err(Error::path("mount", destination))
 }
 
 fn bind_file(root: &Root, source: &Path, destination: &Path) -> Result<()> {

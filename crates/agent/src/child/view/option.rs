@@ -16,6 +16,8 @@ pub(super) struct Options {
     pub(super) bind: bool,
     /// With what is mounted below the source.
     pub(super) recursive: bool,
+    /// An empty source is filled with what the image has at the destination.
+    pub(super) copy_up: bool,
     pub(super) flags: MountFlags,
     propagation: Option<MountPropagationFlags>,
     data: Vec<String>,
@@ -26,6 +28,7 @@ impl Options {
         let mut options = Self {
             bind: mount.typ().as_deref() == Some("bind"),
             recursive: false,
+            copy_up: false,
             flags: MountFlags::empty(),
             propagation: None,
             data: Vec::new(),
@@ -39,6 +42,7 @@ impl Options {
     fn add(&mut self, word: &str) {
         match word {
             "bind" => self.bind = true,
+            "copyup" => self.copy_up = true,
             "rbind" => (self.bind, self.recursive) = (true, true),
             // Set what the opposite of a default is.
             "ro" => self.flags |= MountFlags::RDONLY,

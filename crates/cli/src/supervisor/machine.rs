@@ -1,0 +1,162 @@
+//! From a container's record to the machine around it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use caisson_hypervisor::{Disk, Hypervisor, Share, ShareMount, VmConfig};
+use caisson_protocol::{IMAGE_DISK, SCRATCH_DISK, SHARE_TAG};
+use caisson_sandbox::timing::Timing;
+use caisson_sandbox::{
+    ContainerConfig, Identity, Rootfs, RootfsFile, SandboxConfig, StreamRequest, TerminalSize,
+};
+
+use crate::config::Settings;
+use crate::container::Container;
+
+/// vsock address of every guest: each device process knows one guest only.
+const GUEST_CID: u64 = 3;
+
+/// What a sandbox is to be started with.
+pub struct Prepared {
+    /// Makes the machine.
+    pub hypervisor: Box<dyn Hypervisor>,
+    /// Which hypervisor, and why.
+    pub reason: String,
+    /// What it makes.
+    pub sandbox: SandboxConfig,
+}
+
+/// Chooses the hypervisor and makes what the machine needs on disk.
+pub fn prepare(container: &Container, settings: &Settings, timing: &Timing) -> Result<Prepared> {
+    let record = &container.record;
+    let stage = timing.stage("hypervisor");
+    let (hypervisor, reason) = settings.select_hypervisor(Some(&record.machine.hypervisor))?;
+    drop(stage);
+
+    let scratch = container.scratch_disk();
+    if !scratch.exists() {
+        let _stage = timing.stage("writable layer");
+        caisson_storage::create_scratch_disk(&scratch, record.scratch_size, &settings.cache())
+            .with_context(|| format!("cannot make the writable layer {}", scratch.display()))?;
+    }
+    let vm = VmConfig {
+        name: record.name.clone(),
+        kernel: record.machine.kernel.clone(),
+        initramfs: record.machine.initramfs.clone(),
+        kernel_parameters: Vec::new(),
+        cpus: record.machine.cpus,
+        memory: record.machine.memory,
+        disks: vec![
+            Disk {
+                path: record.image_disk.clone(),
+                serial: IMAGE_DISK.to_owned(),
+                read_only: true,
+            },
+            Disk {
+                path: scratch,
+                serial: SCRATCH_DISK.to_owned(),
+                read_only: false,
+            },
+        ],
+        share: share(container),
+        interfaces: Vec::new(),
+        host_ports: Vec::new(),
+        cid: GUEST_CID,
+        console: container.console_log(),
+        run_directory: container.run_directory().to_owned(),
+    };
+    let sandbox = SandboxConfig {
+        vm,
+        identity: Identity {
+            hostname: hostname(container),
+            resolv_conf: resolv_conf(),
+            // The container sets those of its specification itself, in its namespaces.
+            ..Identity::default()
+        },
+        boot_deadline: Duration::from_secs(settings.boot_deadline),
+        guest_log: container.guest_log(),
+    };
+    Ok(Prepared {
+        hypervisor,
+        reason,
+        sandbox,
+    })
+}
+
+fn share(container: &Container) -> Option<Share> {
+    let shares = &container.record.shares;
+    (!shares.is_empty()).then(|| Share {
+        tag: SHARE_TAG.to_owned(),
+        mounts: shares
+            .iter()
+            .map(|shared| ShareMount {
+                source: shared.source.clone(),
+                name: shared.name.clone(),
+                read_only: shared.read_only,
+            })
+            .collect(),
+    })
+}
+
+/// The container as the agent is told.
+pub fn container(container: &Container, terminal: Option<(u16, u16)>) -> Result<ContainerConfig> {
+    let record = &container.record;
+    let wants_terminal = record
+        .spec
+        .process()
+        .as_ref()
+        .and_then(|process| process.terminal())
+        .unwrap_or(false);
+    let size = terminal.unwrap_or_default();
+    Ok(ContainerConfig {
+        id: record.id.clone(),
+        spec: record.spec.clone(),
+        rootfs: Rootfs::Disks {
+            image: IMAGE_DISK.to_owned(),
+            scratch: Some(SCRATCH_DISK.to_owned()),
+        },
+        files: files(container),
+        init: record.init,
+        streams: StreamRequest {
+            stdin: record.interactive,
+            terminal: wants_terminal.then_some(TerminalSize {
+                rows: size.0,
+                columns: size.1,
+            }),
+        },
+    })
+}
+
+fn hostname(container: &Container) -> String {
+    container
+        .record
+        .spec
+        .hostname()
+        .clone()
+        .unwrap_or_else(|| container.short_id().to_owned())
+}
+
+fn files(container: &Container) -> Vec<RootfsFile> {
+    let hostname = hostname(container);
+    let mut hosts = format!(
+        "127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
+    );
+    for line in &container.record.extra_hosts {
+        hosts.push_str(line);
+        hosts.push('\n');
+    }
+    let file = |path: &str, content: String| RootfsFile {
+        path: path.to_owned(),
+        content,
+    };
+    vec![
+        file("/etc/hosts", hosts),
+        file("/etc/hostname", format!("{hostname}\n")),
+        file("/etc/resolv.conf", resolv_conf()),
+    ]
+}
+
+/// The host's resolver configuration; a missing one is an empty one.
+fn resolv_conf() -> String {
+    std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()
+}
