@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow};
 use crate::agent::compiling;
 use crate::progress::{Line, lines, watch};
 use crate::step::{cargo, step};
-use crate::{artefact, initramfs, kernel};
+use crate::{artefact, image, initramfs, kernel};
 
 /// Brings everything that `caisson` needs in `target/` up to date.
 pub fn build() -> Result<()> {
@@ -22,7 +22,9 @@ pub fn build() -> Result<()> {
                 .join()
                 .unwrap_or_else(|_| Err(anyhow!("the thread that builds the kernel panicked")));
             rust.and(kernel)
-        })
+        })?;
+        // What the demo and the end-to-end tests run.
+        image::write().map(drop)
     })
 }
 

@@ -27,7 +27,8 @@ usage: xtask <task>
   kernel     build the guest's kernel (cached): target/guest/vmlinux
   agent      build the static agent
   initramfs  build the agent and pack it: target/guest/initramfs
-  build      kernel, initramfs and the programs in target/release, side by side
+  image      pack the demo image: target/demo/busybox.tar
+  build      all of these and the programs in target/release, side by side
   demo       setup, build, and show a container beside its host
   test       setup, build, and everything that must hold before a change lands
   bench      setup, build, and measure the start of a container";
@@ -52,6 +53,7 @@ fn dispatch() -> Result<()> {
         ["kernel"] => kernel::build(&progress::Line::single("kernel")),
         ["agent"] => agent::build(&progress::Line::single("agent")),
         ["initramfs"] => initramfs::build(&progress::Line::single("initramfs")),
+        ["image"] => image::write().map(drop),
         ["build"] => build::build(),
         ["demo"] => demo::demo(),
         ["test"] => check::test(),
