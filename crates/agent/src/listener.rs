@@ -11,6 +11,7 @@ use crate::log;
 use crate::reaper::Reaper;
 use crate::server::Server;
 use crate::streams::Streams;
+use crate::template;
 
 /// Serves the host until something that cannot fail does.
 pub async fn serve(started_ns: i64) -> Result<()> {
@@ -36,6 +37,10 @@ pub async fn serve(started_ns: i64) -> Result<()> {
         .await
         .map_err(|error| Error::Invalid(format!("cannot serve the agent's port: {error}")))?;
 
+    if template::is_wanted()? {
+        // Nothing else goes on yet: the event loop may be held up.
+        template::wait()?;
+    }
     // All ports listen: this connection is how the host learns that.
     let host = VsockStream::connect(VsockAddr::new(HOST_CID, LOG_PORT))
         .await

@@ -17,6 +17,7 @@ mod reaper;
 mod server;
 mod stdio;
 mod streams;
+mod template;
 
 use std::process::ExitCode;
 

@@ -122,6 +122,7 @@ impl Rootfs {
         for folder in [&upper, &work] {
             fs::create_dir_all(folder).map_err(Error::path("make", folder))?;
         }
+        copy_owner(&image, &upper)?;
         let data = format!(
             "lowerdir={},upperdir={},workdir={}",
             image.display(),
@@ -163,6 +164,23 @@ impl Rootfs {
         self.mounted.push(point.to_owned());
         Ok(())
     }
+}
+
+/// The container's `/` takes its owner and mode from the upper folder, which a new disk
+/// has as root's: they shall be the image's.
+fn copy_owner(image: &Path, upper: &Path) -> Result<()> {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let attributes = |folder: &Path| {
+        let metadata = folder.metadata().map_err(Error::path("read", folder))?;
+        Ok((metadata.uid(), metadata.gid(), metadata.mode() & 0o7777))
+    };
+    let (uid, gid, mode) = attributes(image)?;
+    if (uid, gid, mode) == attributes(upper)? {
+        return Ok(());
+    }
+    std::os::unix::fs::chown(upper, Some(uid), Some(gid))
+        .and_then(|()| fs::set_permissions(upper, fs::Permissions::from_mode(mode)))
+        .map_err(Error::path("change the owner of", upper))
 }
 
 /// The disk with a serial number.
