@@ -13,8 +13,30 @@ pub enum Error {
         /// Which virtqueue.
         queue: &'static str,
         /// What was found in it.
-        source: virtio_queue::Error,
+        source: Box<Error>,
     },
+    /// What was found in a ring.
+    #[error("{0}")]
+    Ring(&'static str),
+    /// Not all of these bytes are the guest's memory.
+    #[error("{length} bytes at {address:#x} are not all in the guest's memory")]
+    OutsideMemory {
+        /// Guest physical address.
+        address: u64,
+        /// Number of bytes.
+        length: u64,
+    },
+    /// The process that holds the guest's memory did not let it be reached.
+    #[error("cannot reach the guest's memory at {address:#x}: {source}")]
+    Access {
+        /// Guest physical address.
+        address: u64,
+        /// The system call's error; `UnexpectedEof` if the process has ended.
+        source: io::Error,
+    },
+    /// A table of memory regions that cannot be meant.
+    #[error("the table of memory regions makes no sense: {0}")]
+    Regions(&'static str),
     /// The host refused a resource that the device needs to exist.
     #[error("cannot create the device's {what}: {source}")]
     Resource {
@@ -23,6 +45,17 @@ pub enum Error {
         /// The system call's error.
         source: io::Error,
     },
+}
+
+impl Error {
+    /// The process that holds the guest's memory has ended, and the machine with it.
+    pub fn is_end_of_memory(&self) -> bool {
+        match self {
+            Self::Queue { source, .. } => source.is_end_of_memory(),
+            Self::Access { source, .. } => source.kind() == io::ErrorKind::UnexpectedEof,
+            _ => false,
+        }
+    }
 }
 
 /// Result of an operation on a device model.

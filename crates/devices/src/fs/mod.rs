@@ -6,6 +6,7 @@ mod mount;
 
 use std::fs::File;
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,7 +44,8 @@ const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::SETGID)
     .union(CapabilitySet::SETUID);
 
-/// The file system device: a folder with one entry for each mount.
+/// The file system device: a folder with one entry for each mount, or a folder of the
+/// host to which mounts come and go.
 #[derive(Debug, Args)]
 pub struct Options {
     /// Descriptor of the listening socket for vhost-user.
@@ -63,6 +65,10 @@ pub struct Options {
         value_parser = OsStringValueParser::new().try_map(|value| Mount::parse(value, true)),
     )]
     read_only: Vec<Mount>,
+    /// Serve the mounts below this mount point of the host instead, those of later too.
+    /// It must be shared (mount_namespaces(7)); the guest cannot write to it itself.
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["writable", "read_only"])]
+    tree: Option<PathBuf>,
 }
 
 /// Serves one connection of a VMM until it ends.
@@ -75,8 +81,18 @@ pub fn run(options: Options) -> Result<()> {
         bail!("the limit of open files is {limit}: more than {OWN_DESCRIPTORS} are needed");
     };
     let ordinary_user = !rustix::process::geteuid().is_root();
-    jail::unshare_mounts()?;
-    let own_descriptors = mount::enter(&mounts)?;
+    let own_descriptors = match options.tree {
+        Some(folder) => {
+            // What is to follow the host's mounts must be taken while they are shared.
+            let tree = mount::follow(&folder)?;
+            jail::unshare_mounts()?;
+            mount::enter_tree(&tree)?
+        }
+        None => {
+            jail::unshare_mounts()?;
+            mount::enter(&mounts)?
+        }
+    };
     jail::keep_capabilities(CAPABILITIES)?;
     jail::die_with_parent()?;
     seccomp::install(calls::ALLOWED)?;

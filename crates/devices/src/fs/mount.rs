@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
@@ -115,7 +115,34 @@ pub fn enter(mounts: &[Mount]) -> Result<File> {
         )
         .with_context(|| format!("cannot attach {}", mount.source.display()))?;
     }
-    set_attributes(&root, libc::MOUNT_ATTR_RDONLY, 0)
+    enter_root(&root)
+}
+
+/// A copy of the mounts at and below `folder` that later ones appear in, and that
+/// passes nothing back.
+pub fn follow(folder: &Path) -> Result<OwnedFd> {
+    let failed = || format!("cannot share {}", folder.display());
+    let tree = rustix::mount::open_tree(
+        CWD,
+        folder,
+        OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_RECURSIVE,
+    )
+    .with_context(failed)?;
+    change(&tree, 0, libc::MS_SLAVE, libc::AT_RECURSIVE).with_context(failed)?;
+    Ok(tree)
+}
+
+/// Makes a tree that follows the host's mounts the root of the process; see [`enter`].
+pub fn enter_tree(tree: &OwnedFd) -> Result<File> {
+    jail::attach_root(tree)?;
+    enter_root(tree)
+}
+
+fn enter_root(root: &OwnedFd) -> Result<File> {
+    // Only this mount: those below it have flags of their own.
+    change(root, libc::MOUNT_ATTR_RDONLY, 0, 0)
         .context("cannot make the device's root read-only")?;
     // As a mount of its own it has no parent: `..` leads nowhere, least of all to the
     // other processes and settings in /proc.
@@ -125,17 +152,27 @@ pub fn enter(mounts: &[Mount]) -> Result<File> {
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
     )
     .context("cannot open /proc/self/fd")?;
-    jail::pivot_into(&root)?;
+    jail::pivot_into(root)?;
     Ok(own_descriptors.into())
 }
 
 /// Adds attributes to the mount `tree` and cuts it off from what happens to others;
 /// with `AT_RECURSIVE` all mounts below it too.
 fn set_attributes(tree: &OwnedFd, attributes: u64, recursive: libc::c_int) -> std::io::Result<()> {
+    change(tree, attributes, libc::MS_PRIVATE, recursive)
+}
+
+/// Adds attributes to the mount `tree` and sets its propagation, unless that is 0.
+fn change(
+    tree: &OwnedFd,
+    attributes: u64,
+    propagation: libc::c_ulong,
+    recursive: libc::c_int,
+) -> std::io::Result<()> {
     let argument = libc::mount_attr {
         attr_set: attributes,
         attr_clr: 0,
-        propagation: libc::MS_PRIVATE,
+        propagation,
         userns_fd: 0,
     };
     // SAFETY: the path is a string with its NUL, and the kernel reads as many bytes of

@@ -1,8 +1,7 @@
 //! The driver's side of the device: a sequenced-packet socket.
 //!
 //! Every message is one datagram of 13 bytes, little endian: operation (u8), number
-//! of the request (u64), port (u32). A stream goes with it as a descriptor
-//! (`SCM_RIGHTS`).
+//! of the request (u64), port (u32). A descriptor goes with some (`SCM_RIGHTS`).
 //!
 //! | operation | from | number | port | descriptor |
 //! |---|---|---|---|---|
@@ -10,11 +9,15 @@
 //! | 2 refused | device | that of the connect | 0 | |
 //! | 3 incoming | device | 0 | the host's | the stream |
 //! | 4 connected | device | that of the connect | 0 | |
+//! | 5 memory | driver | 0 | 0 | the VMM's `/proc/PID/mem`, opened `O_RDWR` |
+//!
+//! The last comes once if `--foreign-memory` was given, at any time after the VMM
+//! was executed: the rings wait for it.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use caisson_virtio::vsock::Host;
 use rustix::io::Errno;
@@ -29,6 +32,7 @@ const CONNECT: u8 = 1;
 const REFUSED: u8 = 2;
 const INCOMING: u8 = 3;
 const CONNECTED: u8 = 4;
+const MEMORY: u8 = 5;
 
 /// A connection that the driver asks for.
 #[derive(Debug)]
@@ -42,6 +46,8 @@ pub struct Connect {
 #[derive(Debug)]
 pub enum Request {
     Connect(Connect),
+    /// The memory of the VMM's process.
+    Memory(OwnedFd),
     /// Nothing now, or nothing before our answers are sent.
     Blocked,
     /// The driver closed it.
@@ -88,20 +94,24 @@ impl Control {
         if received.bytes == 0 {
             return Ok(Request::Closed);
         }
-        let stream = ancillary.drain().find_map(|message| match message {
+        let descriptor = ancillary.drain().find_map(|message| match message {
             RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
             _ => None,
         });
-        let (op, id, port) = decode(&bytes);
-        match stream {
-            Some(stream) if received.bytes == MESSAGE_LEN && op == CONNECT => {
+        match (received.bytes, decode(&bytes), descriptor) {
+            (MESSAGE_LEN, (CONNECT, id, port), Some(stream)) => {
                 Ok(Request::Connect(Connect { id, port, stream }))
             }
-            _ => Err(io::Error::new(
+            (MESSAGE_LEN, (MEMORY, 0, 0), Some(memory)) => Ok(Request::Memory(memory)),
+            (length, (op, ..), descriptor) => Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 format!(
-                    "message of {} bytes with operation {op} is no connect with a stream",
-                    received.bytes
+                    "message of {length} bytes with operation {op} and {} makes no sense",
+                    if descriptor.is_some() {
+                        "a descriptor"
+                    } else {
+                        "no descriptor"
+                    }
                 ),
             )),
         }
@@ -121,6 +131,12 @@ impl Control {
         self.unsent.push_back(encode(op, id, 0));
         // A socket that is closed or broken shows it to `next_request` as well.
         let _ = self.flush();
+    }
+}
+
+impl AsFd for Control {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

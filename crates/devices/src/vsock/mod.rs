@@ -3,21 +3,21 @@
 mod backend;
 mod calls;
 mod control;
+mod memory;
+mod requests;
+mod ring;
+mod server;
 
-use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::sync::{Arc, Mutex};
+use std::os::fd::RawFd;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::Result;
 use caisson_virtio::vsock::{MAX_CONNECTIONS, Vsock};
 use clap::Args;
 use rustix::thread::CapabilitySet;
-use vhost_user_backend::VhostUserDaemon;
-use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
-use vmm_sys_util::epoll::EventSet;
 
-use crate::{descriptor, jail, seccomp, serve};
-use backend::{Backend, CONTROL_EVENT, RESUME_EVENT, SOCKET_EVENT};
+use crate::{descriptor, jail, seccomp};
 use control::Control;
+use memory::Memory;
 
 /// Descriptors besides those of the connections: memory regions, rings, own sockets.
 const OTHER_DESCRIPTORS: u64 = 1024;
@@ -37,6 +37,10 @@ pub struct Options {
     /// Host port that the guest may connect to.
     #[arg(long = "host-port", value_name = "PORT")]
     host_ports: Vec<u32>,
+    /// Reach the guest's memory through the VMM's `/proc/PID/mem`, which the driver
+    /// sends, instead of mapping it: that of a fork cannot be mapped.
+    #[arg(long)]
+    foreign_memory: bool,
 }
 
 /// Serves one connection of a VMM until it or the driver ends.
@@ -54,29 +58,12 @@ pub fn run(options: Options) -> Result<()> {
     }
     jail::keep_capabilities(CapabilitySet::empty())?;
     jail::die_with_parent()?;
-    seccomp::install(calls::ALLOWED)?;
-
-    let control_number = control.as_raw_fd();
-    let device = Vsock::new(options.cid, options.host_ports, Control::new(control))?;
-    let sockets_number = device.as_fd().as_raw_fd();
-    let backend = Backend::new(device)?;
-    let timer_number = backend.timer().as_raw_fd();
-    let backend = Arc::new(Mutex::new(backend));
-    let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-    let daemon = VhostUserDaemon::new("vhost-user".to_owned(), backend, memory)
-        .map_err(|error| anyhow!("cannot set up the vhost-user backend: {error}"))?;
-    for handler in daemon.get_epoll_handlers() {
-        handler
-            .register_listener(sockets_number, EventSet::IN, u64::from(SOCKET_EVENT))
-            .context("cannot watch the connections")?;
-        // Edge-triggered: the events tell both of new messages and of room for ours.
-        let events = EventSet::IN | EventSet::OUT | EventSet::EDGE_TRIGGERED;
-        handler
-            .register_listener(control_number, events, u64::from(CONTROL_EVENT))
-            .context("cannot watch the control socket")?;
-        handler
-            .register_listener(timer_number, EventSet::IN, u64::from(RESUME_EVENT))
-            .context("cannot watch the timer")?;
+    let mut allowed = calls::ALLOWED.to_vec();
+    if options.foreign_memory {
+        allowed.extend(calls::FOREIGN_MEMORY);
     }
-    serve::serve(daemon, listener)
+    seccomp::install(&allowed)?;
+
+    let device = Vsock::new(options.cid, options.host_ports, Control::new(control))?;
+    server::serve(device, Memory::new(options.foreign_memory), listener)
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -9,7 +10,9 @@ use rustix::fs::MemfdFlags;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
-use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
+use vm_memory::{
+    Bytes, FileOffset, GuestAddress, GuestMemory, GuestMemoryMmap, GuestRegionMmap, MmapRegion,
+};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 
 /// Chains in a queue, each of one readable and one writable buffer.
@@ -20,8 +23,12 @@ const QUEUES: u16 = 2;
 const BUFFER: u64 = 0x1_1000;
 const BUFFERS: u64 = 0x10_0000;
 const MEMORY: usize = 0x80_0000;
-/// Where the VMM claims to have the guest's memory.
+/// Where a VMM claims to have memory that nobody reaches through it.
 const VMM_ADDRESS: u64 = 0x7000_0000_0000;
+/// What a template has where the guest has nothing else.
+const TEMPLATE: u8 = 0x5a;
+/// The rings lie below.
+const RINGS_END: usize = 0x2_0000;
 
 const AVAIL: u64 = 0x1000;
 const USED: u64 = 0x2000;
@@ -48,6 +55,10 @@ pub struct Queue {
 pub struct Guest {
     frontend: Frontend,
     file: File,
+    /// Where the VMM has the guest's memory.
+    vmm_address: u64,
+    /// Interrupts that nobody hears.
+    masked: EventFd,
     pub queues: [Queue; 2],
 }
 
@@ -60,6 +71,26 @@ impl Guest {
         let memory =
             GuestMemoryMmap::from_ranges_with_files([(GuestAddress(0), MEMORY, Some(offset))])
                 .unwrap();
+        Self::with(connection, file, memory, VMM_ADDRESS)
+    }
+
+    /// Starts the device of a fork: the memory is this process's own, see
+    /// [`Guest::assert_template_is_whole`].
+    pub fn fork(connection: UnixStream) -> Self {
+        let file = File::from(rustix::fs::memfd_create("template", MemfdFlags::CLOEXEC).unwrap());
+        let mut template = vec![0; RINGS_END];
+        template.resize(MEMORY, TEMPLATE);
+        file.write_all_at(&template, 0).unwrap();
+        let offset = FileOffset::new(file.try_clone().unwrap(), 0);
+        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE);
+        let region = MmapRegion::build(Some(offset), MEMORY, protection, flags).unwrap();
+        let region = GuestRegionMmap::new(region, GuestAddress(0)).unwrap();
+        let memory = GuestMemoryMmap::from_regions(vec![region]).unwrap();
+        let address = memory.get_host_address(GuestAddress(0)).unwrap() as u64;
+        Self::with(connection, file, memory, address)
+    }
+
+    fn with(connection: UnixStream, file: File, memory: GuestMemoryMmap, vmm_address: u64) -> Self {
         let queue = |index| Queue {
             memory: memory.clone(),
             index,
@@ -71,6 +102,8 @@ impl Guest {
         let mut guest = Self {
             frontend: Frontend::from_stream(connection, QUEUES.into()),
             file,
+            vmm_address,
+            masked: EventFd::new(EFD_CLOEXEC).unwrap(),
             queues: [queue(0), queue(1)],
         };
         guest.frontend.set_owner().unwrap();
@@ -93,13 +126,13 @@ impl Guest {
         let region = VhostUserMemoryRegionInfo {
             guest_phys_addr: 0,
             memory_size: MEMORY as u64,
-            userspace_addr: VMM_ADDRESS,
+            userspace_addr: self.vmm_address,
             mmap_offset: 0,
             mmap_handle: self.file.as_raw_fd(),
         };
         frontend.set_mem_table(&[region]).unwrap();
         for (index, queue) in self.queues.iter().enumerate() {
-            let ring = VMM_ADDRESS + queue.ring();
+            let ring = self.vmm_address + queue.ring();
             frontend.set_vring_num(index, QUEUE_SIZE).unwrap();
             let config = VringConfigData {
                 queue_max_size: QUEUE_SIZE,
@@ -113,12 +146,56 @@ impl Guest {
             frontend.set_vring_addr(index, &config).unwrap();
             // The test pauses the device only when it has taken everything.
             frontend.set_vring_base(index, queue.seen).unwrap();
-            frontend.set_vring_call(index, &queue.call).unwrap();
+            frontend.set_vring_call(index, &self.masked).unwrap();
             frontend.set_vring_kick(index, &queue.kick).unwrap();
         }
         for index in 0..self.queues.len() {
             frontend.set_vring_enable(index, true).unwrap();
         }
+        // Only now, as QEMU does. Nobody looks at what came before.
+        for (index, queue) in self.queues.iter().enumerate() {
+            frontend.set_vring_call(index, &queue.call).unwrap();
+        }
+        // Its answer tells that the device has read all that came before.
+        frontend.get_features().unwrap();
+    }
+
+    /// A driver that starts afresh, with nothing in its rings.
+    pub fn reset_driver(&mut self) {
+        self.pause();
+        for queue in &mut self.queues {
+            let zeroes = [0; 0x1_0000];
+            let ring = GuestAddress(queue.ring());
+            queue.memory.write_slice(&zeroes, ring).unwrap();
+            (queue.next, queue.seen) = (0, 0);
+        }
+        self.resume();
+    }
+
+    /// What the guest of a fork does and receives is not in the template.
+    pub fn assert_template_is_whole(&self) {
+        let mut template = vec![0; MEMORY];
+        self.file.read_exact_at(&mut template, 0).unwrap();
+        assert!(template[..RINGS_END].iter().all(|byte| *byte == 0));
+        assert!(template[RINGS_END..].iter().all(|byte| *byte == TEMPLATE));
+    }
+
+    /// Tells the device of memory at these addresses. It may not like them.
+    pub fn tell_regions(&mut self, regions: &[(u64, u64)]) {
+        let regions: Vec<_> = regions
+            .iter()
+            .map(
+                |&(guest_phys_addr, memory_size)| VhostUserMemoryRegionInfo {
+                    guest_phys_addr,
+                    memory_size,
+                    userspace_addr: self.vmm_address,
+                    mmap_offset: 0,
+                    mmap_handle: self.file.as_raw_fd(),
+                },
+            )
+            .collect();
+        // The device may have ended at once.
+        let _ = self.frontend.set_mem_table(&regions);
     }
 
     /// Stops the rings, as when the machine is paused. Returns where each stands.
@@ -164,6 +241,12 @@ impl Queue {
         self.next = self.next.wrapping_add(1);
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
         self.write(self.next, self.ring() + AVAIL + 2);
+    }
+
+    /// Gives the device more chains than there can be.
+    pub fn break_it(&self) {
+        self.write(self.next.wrapping_add(1000), self.ring() + AVAIL + 2);
+        self.kick();
     }
 
     pub fn kick(&self) {

@@ -77,6 +77,17 @@ impl Device {
         names
     }
 
+    /// Waits for the next line that it says.
+    pub fn line(&mut self) -> String {
+        let pipe = self.child.stderr.as_mut().unwrap();
+        let mut line = Vec::new();
+        let mut byte = [0];
+        while line.last() != Some(&b'\n') && pipe.read(&mut byte).unwrap() > 0 {
+            line.push(byte[0]);
+        }
+        String::from_utf8(line).unwrap()
+    }
+
     /// Waits for its end; returns its last words as well.
     pub fn wait(&mut self) -> (ExitStatus, String) {
         let mut words = String::new();

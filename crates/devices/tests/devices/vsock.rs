@@ -1,11 +1,12 @@
 //! The socket device.
 
+use std::fs::File;
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use caisson_virtio::vsock::{Header, Operation, RX_QUEUE, SHUTDOWN_SEND, TX_QUEUE, TYPE_STREAM};
+use caisson_virtio::vsock::{Header, Operation, RX_QUEUE, TX_QUEUE, TYPE_STREAM};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
@@ -14,17 +15,45 @@ use rustix::net::{
 use crate::guest::{Guest, SLOTS, wait, wait_readable};
 use crate::process::{Device, connection};
 
+mod streams;
+
 const CID: u64 = 7;
 const HOST_PORT: u32 = 1025;
 const GUEST_PORT: u32 = 40_000;
-const BLOCK: usize = 64 * 1024;
 const GUEST_BUFFER: u32 = 256 * 1024;
 
-fn start() -> (Device, UnixStream, OwnedFd) {
-    start_as(None)
+/// Messages of the driver.
+const CONNECT: u8 = 1;
+const MEMORY: u8 = 5;
+
+/// How the device reaches the guest's memory.
+#[derive(Debug, Clone, Copy)]
+enum Memory {
+    Mapped,
+    Foreign,
 }
 
-fn start_as(user: Option<u32>) -> (Device, UnixStream, OwnedFd) {
+const BOTH: [Memory; 2] = [Memory::Mapped, Memory::Foreign];
+
+impl Memory {
+    fn guest(self, connection: UnixStream) -> Guest {
+        match self {
+            Self::Mapped => Guest::new(connection),
+            Self::Foreign => Guest::fork(connection),
+        }
+    }
+}
+
+/// Starts a device and sends it what it waits for.
+fn start(memory: Memory) -> (Device, UnixStream, OwnedFd) {
+    let (device, connection, control) = start_as(memory, None);
+    if let Memory::Foreign = memory {
+        tell(&control, MEMORY, 0, 0, Some(own_memory()));
+    }
+    (device, connection, control)
+}
+
+fn start_as(memory: Memory, user: Option<u32>) -> (Device, UnixStream, OwnedFd) {
     let (listener, connection) = connection();
     let (ours, theirs) = rustix::net::socketpair(
         AddressFamily::UNIX,
@@ -33,16 +62,43 @@ fn start_as(user: Option<u32>) -> (Device, UnixStream, OwnedFd) {
         None,
     )
     .unwrap();
-    let arguments = [
-        "vsock",
-        "--cid=7",
-        "--listener-fd=3",
-        "--control-fd=4",
-        "--host-port=1025",
+    let mut arguments = vec![
+        "vsock".into(),
+        "--cid=7".into(),
+        "--listener-fd=3".into(),
+        "--control-fd=4".into(),
+        "--host-port=1025".into(),
     ];
-    let arguments = arguments.map(Into::into).to_vec();
+    if let Memory::Foreign = memory {
+        arguments.push("--foreign-memory".into());
+    }
     let device = Device::start(arguments, vec![listener, theirs], user);
     (device, connection, ours)
+}
+
+/// The memory of the VMM, which is this process.
+fn own_memory() -> OwnedFd {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open("/proc/self/mem");
+    file.unwrap().into()
+}
+
+/// Sends the device a message of the driver.
+fn tell(control: &OwnedFd, op: u8, id: u64, port: u32, descriptor: Option<OwnedFd>) {
+    let mut message = [0; 13];
+    message[0] = op;
+    message[1..9].copy_from_slice(&id.to_le_bytes());
+    message[9..].copy_from_slice(&port.to_le_bytes());
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let descriptors: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
+    if !descriptors.is_empty() {
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)));
+    }
+    let buffers = [IoSlice::new(&message)];
+    rustix::net::sendmsg(control, &buffers, &mut ancillary, SendFlags::empty()).unwrap();
 }
 
 fn header(host: u32, op: Operation, len: usize, fwd_cnt: usize) -> Header {
@@ -120,23 +176,25 @@ fn open(guest: &mut Guest, control: &OwnedFd) -> UnixStream {
 
 #[test]
 fn it_is_jailed_and_ends_with_its_connection() {
-    let (mut device, connection, _control) = start();
-    let guest = Guest::new(connection);
-    assert_eq!(device.root(), [""; 0]);
-    assert_eq!(device.status("NoNewPrivs"), "1");
-    assert_eq!(device.status("Seccomp"), "2");
-    for set in ["CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb"] {
-        assert_eq!(device.status(set), "0000000000000000", "{set}");
+    for memory in BOTH {
+        let (mut device, connection, _control) = start(memory);
+        let guest = memory.guest(connection);
+        assert_eq!(device.root(), [""; 0]);
+        assert_eq!(device.status("NoNewPrivs"), "1");
+        assert_eq!(device.status("Seccomp"), "2");
+        for set in ["CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb"] {
+            assert_eq!(device.status(set), "0000000000000000", "{set}");
+        }
+        drop(guest);
+        let (status, words) = device.wait();
+        assert!(status.success(), "{status}: {words}");
+        assert_eq!(words, "");
     }
-    drop(guest);
-    let (status, words) = device.wait();
-    assert!(status.success(), "{status}: {words}");
-    assert_eq!(words, "");
 }
 
 #[test]
 fn an_ordinary_users_device_has_no_more_rights() {
-    let (mut device, connection, _control) = start_as(Some(65_534));
+    let (mut device, connection, _control) = start_as(Memory::Mapped, Some(65_534));
     let guest = Guest::new(connection);
     assert_eq!(device.status("NoNewPrivs"), "1");
     assert_eq!(device.status("Seccomp"), "2");
@@ -148,155 +206,152 @@ fn an_ordinary_users_device_has_no_more_rights() {
 
 #[test]
 fn it_ends_with_the_control_socket() {
-    let (mut device, connection, control) = start();
-    let _guest = Guest::new(connection);
-    drop(control);
-    let (status, words) = device.wait();
-    assert!(status.success(), "{status}: {words}");
+    for memory in BOTH {
+        // Even before all is known of the memory.
+        let (mut device, connection, control) = start_as(memory, None);
+        let _guest = memory.guest(connection);
+        drop(control);
+        let (status, words) = device.wait();
+        assert!(status.success(), "{status}: {words}");
+    }
 }
 
 #[test]
 fn a_connection_of_the_host_is_answered() {
-    let (_device, connection, control) = start();
-    let mut guest = Guest::new(connection);
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    let mut message = [0; 13];
-    message[0] = 1;
-    message[1..9].copy_from_slice(&99_u64.to_le_bytes());
-    message[9..].copy_from_slice(&GUEST_PORT.to_le_bytes());
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let streams = [theirs.as_fd()];
-    assert!(ancillary.push(SendAncillaryMessage::ScmRights(&streams)));
-    let buffers = [IoSlice::new(&message)];
-    rustix::net::sendmsg(&control, &buffers, &mut ancillary, SendFlags::empty()).unwrap();
-    drop(theirs);
+    for memory in BOTH {
+        let (_device, connection, control) = start(memory);
+        let mut guest = memory.guest(connection);
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        tell(&control, CONNECT, 99, GUEST_PORT, Some(theirs.into()));
 
-    post_buffers(&mut guest);
-    let request = receive(&mut guest);
-    let (request, _) = packet(&request);
-    assert_eq!(
-        (request.op, request.dst_port),
-        (Some(Operation::Request), GUEST_PORT)
-    );
-    let response = header(request.src_port, Operation::Response, 0, 0);
-    send(&mut guest, response, &[]);
-    wait_readable(&control);
-    let mut answer = [0; 13];
-    rustix::net::recv(&control, &mut answer, RecvFlags::empty()).unwrap();
-    assert_eq!((answer[0], answer[1]), (4, 99), "connected");
-    (&ours).write_all(b"hello").unwrap();
-    assert_eq!(packet(&receive(&mut guest)).1, b"hello");
+        post_buffers(&mut guest);
+        let request = receive(&mut guest);
+        let (request, _) = packet(&request);
+        assert_eq!(
+            (request.op, request.dst_port),
+            (Some(Operation::Request), GUEST_PORT)
+        );
+        let response = header(request.src_port, Operation::Response, 0, 0);
+        send(&mut guest, response, &[]);
+        wait_readable(&control);
+        let mut answer = [0; 13];
+        rustix::net::recv(&control, &mut answer, RecvFlags::empty()).unwrap();
+        assert_eq!((answer[0], answer[1]), (4, 99), "connected");
+        (&ours).write_all(b"hello").unwrap();
+        assert_eq!(packet(&receive(&mut guest)).1, b"hello");
+    }
 }
 
 #[test]
 fn what_came_while_the_machine_was_paused_arrives_without_a_kick() {
-    let (_device, connection, control) = start();
-    let mut guest = Guest::new(connection);
-    post_buffers(&mut guest);
-    let mut stream = open(&mut guest, &control);
-    // What the device is given from here on it is not told of.
-    let taken = guest.pause();
-    assert_eq!(taken.map(|at| at as u16), [1, 1]);
-    stream.write_all(b"meanwhile").unwrap();
-    guest.resume();
-    assert_eq!(packet(&receive(&mut guest)).1, b"meanwhile");
-}
-
-/// Bytes that differ from block to block and between the directions.
-fn block(number: usize, seed: u8) -> Vec<u8> {
-    let mut bytes = vec![seed; BLOCK];
-    for (at, chunk) in bytes.chunks_exact_mut(8).enumerate() {
-        chunk.copy_from_slice(&((number * BLOCK + at * 8) as u64 ^ u64::from(seed)).to_le_bytes());
+    for memory in BOTH {
+        let (_device, connection, control) = start(memory);
+        let mut guest = memory.guest(connection);
+        post_buffers(&mut guest);
+        let mut stream = open(&mut guest, &control);
+        // What the device is given from here on it is not told of.
+        let taken = guest.pause();
+        assert_eq!(taken.map(|at| at as u16), [1, 1]);
+        stream.write_all(b"meanwhile").unwrap();
+        guest.resume();
+        assert_eq!(packet(&receive(&mut guest)).1, b"meanwhile");
     }
-    bytes
 }
 
 #[test]
-fn large_streams_cross_whole_both_ways_in_bounded_memory() {
-    const BLOCKS: usize = 4096;
-    let (mut device, connection, control) = start();
-    let mut guest = Guest::new(connection);
+fn the_rings_wait_for_the_memory() {
+    let (_device, connection, control) = start_as(Memory::Foreign, None);
+    let mut guest = Guest::fork(connection);
     post_buffers(&mut guest);
-    let mut writer = open(&mut guest, &control);
-    let mut reader = writer.try_clone().unwrap();
-    let writing = std::thread::spawn(move || {
-        for number in 0..BLOCKS {
-            writer.write_all(&block(number, 1)).unwrap();
-        }
-        writer.shutdown(std::net::Shutdown::Write).unwrap();
-    });
-    let reading = std::thread::spawn(move || {
-        let mut bytes = vec![0; BLOCK];
-        for number in 0..BLOCKS {
-            reader.read_exact(&mut bytes).unwrap();
-            assert!(bytes == block(number, 2), "block {number}");
-        }
-        assert_eq!(reader.read(&mut bytes).unwrap(), 0);
-    });
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    ours.write_all(b"early").unwrap();
+    tell(&control, CONNECT, 1, GUEST_PORT, Some(theirs.into()));
+    // The device has heard of all that when it answers this.
+    guest.pause();
+    guest.resume();
+    assert!(guest.queues[RX_QUEUE].take().is_none());
+    tell(&control, MEMORY, 0, 0, Some(own_memory()));
+    assert_eq!(packet(&receive(&mut guest)).0.op, Some(Operation::Request));
+    guest.assert_template_is_whole();
+}
 
-    let [rx, tx] = &mut guest.queues;
-    let mut free: Vec<_> = (0..SLOTS).collect();
-    let (mut sent, mut room, mut told) = (0, GUEST_BUFFER as usize, false);
-    let (mut received, mut number, mut ended) = (Vec::new(), 0, false);
-    let mut told_fwd_cnt = 0;
-    while !ended || !told || tx.in_flight() > 0 {
-        let mut idle = true;
-        while let Some((slot, _)) = tx.take() {
-            free.push(slot);
-            idle = false;
-        }
-        while let Some((slot, bytes)) = rx.take() {
-            let (header, payload) = packet(&bytes);
-            assert_ne!(header.op, Some(Operation::Reset));
-            ended |= header.op == Some(Operation::Shutdown);
-            room = header.fwd_cnt as usize + header.buf_alloc as usize;
-            received.extend_from_slice(payload);
-            rx.add(slot, &[], 4096);
-            rx.kick();
-            idle = false;
-        }
-        while received.len() >= BLOCK {
-            let rest = received.split_off(BLOCK);
-            assert!(received == block(number, 1), "block {number}");
-            (received, number) = (rest, number + 1);
-        }
-        let fwd_cnt = number * BLOCK;
-        let Some(&slot) = free.last() else {
-            if idle {
-                wait(&[rx, tx]);
-            }
-            continue;
-        };
-        let (op, payload) = if sent < BLOCKS && (sent + 1) * BLOCK <= room {
-            (Operation::Data, block(sent, 2))
-        } else if sent == BLOCKS && !told {
-            (Operation::Shutdown, Vec::new())
-        } else if told_fwd_cnt != fwd_cnt {
-            (Operation::CreditUpdate, Vec::new())
-        } else {
-            if idle {
-                wait(&[rx, tx]);
-            }
-            continue;
-        };
-        let mut header = header(HOST_PORT, op, payload.len(), fwd_cnt);
-        if op == Operation::Shutdown {
-            header.flags = SHUTDOWN_SEND;
-            told = true;
-        }
-        sent += usize::from(op == Operation::Data);
-        told_fwd_cnt = fwd_cnt;
-        free.pop();
-        tx.add(slot, &[&header.to_bytes()[..], &payload].concat(), 0);
-        tx.kick();
+#[test]
+fn a_driver_that_starts_afresh_finds_no_old_connection() {
+    for memory in BOTH {
+        let (_device, connection, control) = start(memory);
+        let mut guest = memory.guest(connection);
+        post_buffers(&mut guest);
+        let mut stream = open(&mut guest, &control);
+        guest.reset_driver();
+        assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
+        post_buffers(&mut guest);
+        send(
+            &mut guest,
+            header(HOST_PORT, Operation::Data, 5, 0),
+            b"stale",
+        );
+        assert_eq!(packet(&receive(&mut guest)).0.op, Some(Operation::Reset));
+        // And can open new ones.
+        let mut stream = open(&mut guest, &control);
+        send(
+            &mut guest,
+            header(HOST_PORT, Operation::Data, 5, 0),
+            b"fresh",
+        );
+        let mut bytes = [0; 5];
+        stream.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"fresh");
     }
-    assert_eq!((number, sent, received.len()), (BLOCKS, BLOCKS, 0));
-    writing.join().unwrap();
-    reading.join().unwrap();
-    let peak = device.status("RssAnon");
-    let kibibytes: u64 = peak.trim_end_matches(" kB").parse().unwrap();
-    assert!(kibibytes < 16 * 1024, "{peak}");
-    drop(guest);
-    assert!(device.wait().0.success());
+}
+
+#[test]
+fn a_broken_ring_is_whole_after_a_reset() {
+    for memory in BOTH {
+        let (mut device, connection, control) = start(memory);
+        let mut guest = memory.guest(connection);
+        // At the place where a new driver starts as well.
+        guest.queues[TX_QUEUE].break_it();
+        let line = device.line();
+        assert!(line.contains("the driver broke the tx queue"), "{line}");
+        guest.reset_driver();
+        post_buffers(&mut guest);
+        let mut stream = open(&mut guest, &control);
+        stream.write_all(b"hello").unwrap();
+        assert_eq!(packet(&receive(&mut guest)).1, b"hello");
+    }
+}
+
+#[test]
+fn messages_that_make_no_sense_end_it() {
+    let refused = |device: &mut Device, what: &str| {
+        let (status, words) = device.wait();
+        assert_eq!(status.code(), Some(1), "{what}: {status}: {words}");
+    };
+    let (mut device, _connection, control) = start(Memory::Mapped);
+    tell(&control, MEMORY, 0, 0, Some(own_memory()));
+    refused(&mut device, "memory that is not waited for");
+    let (mut device, _connection, control) = start(Memory::Foreign);
+    tell(&control, MEMORY, 0, 0, Some(own_memory()));
+    refused(&mut device, "memory twice");
+    let (mut device, _connection, control) = start_as(Memory::Foreign, None);
+    tell(&control, MEMORY, 0, 0, None);
+    refused(&mut device, "no memory");
+    let (mut device, _connection, control) = start_as(Memory::Foreign, None);
+    tell(&control, MEMORY, 1, 0, Some(own_memory()));
+    refused(&mut device, "memory with a number");
+    for memory in BOTH {
+        for regions in [
+            [(0, 0x2000), (0x1000, 0x1000)],
+            [(0, 0x1000), (0, 0x1000)],
+            [(0, 0x1000), (u64::MAX - 0xfff, 0x1000)],
+        ] {
+            let (mut device, connection, _control) = start(memory);
+            let mut guest = memory.guest(connection);
+            guest.tell_regions(&regions);
+            refused(&mut device, "regions");
+        }
+        let (mut device, mut connection, _control) = start(memory);
+        connection.write_all(&[0xff; 64]).unwrap();
+        refused(&mut device, "noise");
+    }
 }

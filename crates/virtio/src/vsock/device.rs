@@ -99,7 +99,8 @@ pub struct Vsock<H> {
     pub(super) replies: VecDeque<Header>,
     next_port: u32,
     pub(super) budget: usize,
-    pub(super) payload: Box<[u8]>,
+    /// The packet at hand: a header and its payload.
+    pub(super) packet: Box<[u8]>,
     pub(super) scratch: Box<[u8]>,
 }
 
@@ -137,7 +138,7 @@ impl<H: Host> Vsock<H> {
             replies: VecDeque::new(),
             next_port: FIRST_EPHEMERAL_PORT,
             budget: BUDGET,
-            payload: vec![0; MAX_PAYLOAD].into_boxed_slice(),
+            packet: vec![0; Header::LEN + MAX_PAYLOAD].into_boxed_slice(),
             scratch: vec![0; MAX_PAYLOAD].into_boxed_slice(),
         })
     }

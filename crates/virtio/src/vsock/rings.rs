@@ -1,14 +1,11 @@
 //! Packets between the two rings and the connections.
 
-use std::io::{Read, Write};
-
-use virtio_queue::{Queue, QueueOwnedT, QueueT, Reader, Writer};
-use vm_memory::GuestMemoryMmap;
-
 use super::HOST_CID;
 use super::connection::MAX_PAYLOAD;
 use super::device::{Host, Key, MAX_REPLIES, Signals, Vsock};
 use super::packet::{Header, Operation, TYPE_STREAM};
+use crate::memory::GuestMemory;
+use crate::queue::Queue;
 use crate::{Error, Result};
 
 impl<H: Host> Vsock<H> {
@@ -20,35 +17,38 @@ impl<H: Host> Vsock<H> {
     /// the driver resets it.
     pub fn process(
         &mut self,
-        memory: &GuestMemoryMmap,
+        memory: &dyn GuestMemory,
         rx: &mut Queue,
         tx: &mut Queue,
     ) -> Result<Signals> {
         self.poll_host()?;
-        let mut used = Signals::default();
         // Apart, so that a guest that never stops sending cannot starve itself of the
         // news that it waits for.
         let (mut packets_left, mut buffers_left) = (self.budget, self.budget);
         loop {
-            rx.disable_notification(memory).map_err(broken("rx"))?;
-            tx.disable_notification(memory).map_err(broken("tx"))?;
-            used.tx |= self.take_packets(memory, tx, &mut packets_left)?;
-            used.rx |= self.give_packets(memory, rx, &mut buffers_left)?;
-            // What the driver adds from here on is either seen now or kicked for.
-            let buffers = rx.enable_notification(memory).map_err(broken("rx"))?;
-            let packets = tx.enable_notification(memory).map_err(broken("tx"))?;
+            rx.disable_kicks(memory).map_err(broken("rx"))?;
+            tx.disable_kicks(memory).map_err(broken("tx"))?;
+            self.take_packets(memory, tx, &mut packets_left)
+                .map_err(broken("tx"))?;
+            self.give_packets(memory, rx, &mut buffers_left)
+                .map_err(broken("rx"))?;
             if packets_left == 0 || buffers_left == 0 {
+                // The driver may stay quiet: this comes again by itself.
                 self.wake();
                 break;
             }
-            let more = (buffers && self.has_output()) || (packets && self.has_room_for_replies());
-            if !more {
+            // What the driver adds from here on is either seen now or kicked for, where
+            // anything waits for it.
+            let buffers = self.has_output() && rx.enable_kicks(memory).map_err(broken("rx"))?;
+            let packets =
+                self.has_room_for_replies() && tx.enable_kicks(memory).map_err(broken("tx"))?;
+            if !buffers && !packets {
                 break;
             }
         }
         Ok(Signals {
-            rx: used.rx && rx.needs_notification(memory).map_err(broken("rx"))?,
-            tx: used.tx && tx.needs_notification(memory).map_err(broken("tx"))?,
+            rx: rx.needs_interrupt(memory).map_err(broken("rx"))?,
+            tx: tx.needs_interrupt(memory).map_err(broken("tx"))?,
         })
     }
 
@@ -60,57 +60,54 @@ impl<H: Host> Vsock<H> {
         !self.replies.is_empty() || !self.ready.is_empty()
     }
 
-    /// Takes the guest's packets as long as answers to them can be kept. Returns
-    /// whether there were any.
+    /// Takes the guest's packets as long as answers to them can be kept.
     fn take_packets(
         &mut self,
-        memory: &GuestMemoryMmap,
+        memory: &dyn GuestMemory,
         tx: &mut Queue,
         budget: &mut usize,
-    ) -> Result<bool> {
-        let mut used = false;
+    ) -> Result<()> {
         while *budget > 0 && self.has_room_for_replies() {
-            let Some(chain) = tx.iter(memory).map_err(broken("tx"))?.next() else {
+            let Some(chain) = tx.take(memory)? else {
                 break;
             };
             *budget -= 1;
-            let head = chain.head_index();
-            // A chain that lies outside of memory is given back unread.
-            if let Ok(mut reader) = Reader::new(memory, chain) {
-                self.receive(&mut reader);
+            match chain.read(memory, &mut self.packet) {
+                Ok(count) => self.receive(count),
+                // A chain that lies outside of memory is given back unread.
+                Err(Error::OutsideMemory { .. }) => {}
+                Err(error) => return Err(error),
             }
-            tx.add_used(memory, head, 0).map_err(broken("tx"))?;
-            used = true;
+            tx.give_back(memory, &chain, 0)?;
         }
-        Ok(used)
+        tx.publish(memory)
     }
 
-    /// Handles one packet. It is copied once; nothing is read again.
-    fn receive(&mut self, packet: &mut impl Read) {
-        let mut bytes = [0; Header::LEN];
-        if packet.read_exact(&mut bytes).is_err() {
+    /// Handles the packet in the first `count` bytes of `self.packet`. It was copied
+    /// once; nothing is read again.
+    fn receive(&mut self, count: usize) {
+        let Some((bytes, payload)) = self.packet[..count].split_first_chunk() else {
             return;
-        }
-        let mut header = Header::from_bytes(&bytes);
+        };
+        let mut header = Header::from_bytes(bytes);
         if header.src_cid != self.guest_cid {
             return;
         }
         if header.dst_cid != HOST_CID || header.kind != TYPE_STREAM {
             return self.reply_reset(&header);
         }
-        let mut length = header.len as usize;
-        if length > MAX_PAYLOAD || packet.read_exact(&mut self.payload[..length]).is_err() {
+        let payload = payload.get(..header.len as usize).unwrap_or_else(|| {
             // Whatever it was meant to be, it is no operation.
             header.op = None;
-            length = 0;
-        }
+            &[]
+        });
         let key = Key {
             host: header.dst_port,
             guest: header.src_port,
         };
         let notice = match self.connections.get_mut(&key) {
             Some(connection) if !connection.is_draining() => {
-                connection.receive(&header, &self.payload[..length], &mut self.scratch)
+                connection.receive(&header, payload, &mut self.scratch)
             }
             None if header.op == Some(Operation::Request) => return self.accept(key, &header),
             _ => return self.reply_reset(&header),
@@ -119,45 +116,44 @@ impl<H: Host> Vsock<H> {
         self.touch(key);
     }
 
-    /// Fills the guest's buffers as long as there is something for it. Returns
-    /// whether any was used.
+    /// Fills the guest's buffers as long as there is something for it.
     fn give_packets(
         &mut self,
-        memory: &GuestMemoryMmap,
+        memory: &dyn GuestMemory,
         rx: &mut Queue,
         budget: &mut usize,
-    ) -> Result<bool> {
-        let mut used = false;
+    ) -> Result<()> {
         while *budget > 0 && self.has_output() {
-            let Some(chain) = rx.iter(memory).map_err(broken("rx"))?.next() else {
+            let Some(chain) = rx.take(memory)? else {
                 break;
             };
             *budget -= 1;
-            let head = chain.head_index();
-            let length = match Writer::new(memory, chain) {
-                // Without room for a byte of payload a stream would never move on.
-                Ok(mut writer) if writer.available_bytes() > Header::LEN => {
-                    let room = writer.available_bytes() - Header::LEN;
-                    match self.next_packet(room) {
-                        Some(header) => self.write(&mut writer, &header),
-                        None => {
-                            rx.go_to_previous_position();
-                            continue;
-                        }
-                    }
-                }
-                // Outside of memory, not writable, or too short: given back empty.
-                _ => 0,
-            };
-            rx.add_used(memory, head, length).map_err(broken("rx"))?;
-            used = true;
+            // Without room for a byte of payload a stream would never move on. A buffer
+            // that is too short, not writable or outside of memory is given back empty.
+            let mut length = 0;
+            if let Some(room @ 1..) = chain.room(memory).checked_sub(Header::LEN) {
+                let Some(packet) = self.next_packet(room) else {
+                    rx.put_back(chain);
+                    continue;
+                };
+                chain.write(memory, &self.packet[..packet])?;
+                length = packet as u32;
+            }
+            rx.give_back(memory, &chain, length)?;
         }
-        Ok(used)
+        rx.publish(memory)
     }
 
-    /// The header of the next packet for the guest, whose payload, at most `room`
-    /// bytes, is at the start of `self.payload`.
-    fn next_packet(&mut self, room: usize) -> Option<Header> {
+    /// Puts the next packet for the guest, with a payload of at most `room` bytes, into
+    /// `self.packet`. Returns its length.
+    fn next_packet(&mut self, room: usize) -> Option<usize> {
+        let header = self.next_header(room)?;
+        self.packet[..Header::LEN].copy_from_slice(&header.to_bytes());
+        Some(Header::LEN + header.len as usize)
+    }
+
+    /// The header of the next packet, whose payload is in its place already.
+    fn next_header(&mut self, room: usize) -> Option<Header> {
         if let Some(reply) = self.replies.pop_front() {
             return Some(reply);
         }
@@ -169,7 +165,7 @@ impl<H: Host> Vsock<H> {
                 continue;
             };
             connection.queued = false;
-            let payload = &mut self.payload[..room.min(MAX_PAYLOAD)];
+            let payload = &mut self.packet[Header::LEN..][..room.min(MAX_PAYLOAD)];
             let packet = connection.next_packet(payload, &mut self.scratch);
             self.touch(key);
             if let Some(packet) = packet {
@@ -189,21 +185,11 @@ impl<H: Host> Vsock<H> {
         }
         None
     }
-
-    /// Writes a packet into a buffer that has room for it. Returns its length.
-    fn write(&self, writer: &mut impl Write, header: &Header) -> u32 {
-        let payload = &self.payload[..header.len as usize];
-        let written = writer
-            .write_all(&header.to_bytes())
-            .and_then(|()| writer.write_all(payload));
-        match written {
-            Ok(()) => Header::LEN as u32 + header.len,
-            // Cannot happen with a chain whose every piece lies in memory.
-            Err(_) => 0,
-        }
-    }
 }
 
-fn broken(queue: &'static str) -> impl Fn(virtio_queue::Error) -> Error {
-    move |source| Error::Queue { queue, source }
+fn broken(queue: &'static str) -> impl Fn(Error) -> Error {
+    move |source| Error::Queue {
+        queue,
+        source: Box::new(source),
+    }
 }

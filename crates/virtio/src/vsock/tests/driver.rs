@@ -1,12 +1,16 @@
 //! A driver that builds its rings by hand, so that it can also build wrong ones.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
-use virtio_queue::{Queue, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemory as _, GuestMemoryMmap};
 
+use crate::Result;
+use crate::memory::{ForeignMemory, GuestMemory, Region, Regions};
+use crate::queue::{Layout, Queue};
 use crate::vsock::packet::{Header, Operation, TYPE_STREAM};
 use crate::vsock::{HOST_CID, Host, Signals, Vsock};
 
@@ -113,9 +117,22 @@ impl Ring {
     }
 }
 
+fn queue(memory: &dyn GuestMemory, ring: u64) -> Queue {
+    let layout = Layout {
+        size: QUEUE_SIZE,
+        descriptors: ring,
+        available: ring + AVAIL,
+        used: ring + USED,
+    };
+    Queue::new(memory, layout, 0, true).unwrap()
+}
+
 /// Guest and device together.
 pub struct Machine {
+    /// As the guest sees it.
     pub memory: GuestMemoryMmap,
+    /// As the device sees it.
+    view: Box<dyn GuestMemory>,
     pub device: Vsock<Recorder>,
     pub rx: Ring,
     pub tx: Ring,
@@ -130,8 +147,35 @@ pub struct Machine {
 impl Machine {
     pub fn new() -> Self {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_LEN)]).unwrap();
+        let view = Box::new(memory.clone());
+        Self::with(memory, view)
+    }
+
+    /// One whose device reaches the memory through `/proc/self/mem`.
+    pub fn foreign() -> Self {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_LEN)]).unwrap();
+        let region = Region {
+            guest: 0,
+            user: memory.get_host_address(GuestAddress(0)).unwrap() as u64,
+            size: MEMORY_LEN as u64,
+        };
+        let own = File::options()
+            .read(true)
+            .write(true)
+            .open("/proc/self/mem")
+            .unwrap();
+        let regions = Regions::new(vec![region]).unwrap();
+        let view = Box::new(ForeignMemory::new(Arc::new(own.into()), regions));
+        Self::with(memory, view)
+    }
+
+    fn with(memory: GuestMemoryMmap, view: Box<dyn GuestMemory>) -> Self {
+        let queue = |ring| queue(view.as_ref(), ring);
         let mut machine = Self {
+            rx_queue: queue(RX_RING),
+            tx_queue: queue(TX_RING),
             memory,
+            view,
             device: Vsock::new(CID, vec![HOST_PORT], Recorder::default()).unwrap(),
             rx: Ring {
                 base: RX_RING,
@@ -143,8 +187,6 @@ impl Machine {
                 next: 0,
                 seen: 0,
             },
-            rx_queue: Queue::new(QUEUE_SIZE).unwrap(),
-            tx_queue: Queue::new(QUEUE_SIZE).unwrap(),
             rx_free: Vec::new(),
             buf_alloc: 1 << 20,
             fwd_cnt: 0,
@@ -155,23 +197,11 @@ impl Machine {
 
     /// A driver that starts afresh.
     pub fn reset_driver(&mut self) {
-        for (base, queue) in [(RX_RING, &mut self.rx_queue), (TX_RING, &mut self.tx_queue)] {
+        for (base, used) in [(RX_RING, &mut self.rx_queue), (TX_RING, &mut self.tx_queue)] {
             self.memory
                 .write_slice(&[0; 0x3000], GuestAddress(base))
                 .unwrap();
-            queue.reset();
-            queue.try_set_size(QUEUE_SIZE).unwrap();
-            queue
-                .try_set_desc_table_address(GuestAddress(base))
-                .unwrap();
-            queue
-                .try_set_avail_ring_address(GuestAddress(base + AVAIL))
-                .unwrap();
-            queue
-                .try_set_used_ring_address(GuestAddress(base + USED))
-                .unwrap();
-            queue.set_event_idx(true);
-            queue.set_ready(true);
+            *used = queue(self.view.as_ref(), base);
         }
         self.rx = Ring {
             base: RX_RING,
@@ -265,9 +295,13 @@ impl Machine {
 
     /// Lets the device work.
     pub fn process(&mut self) -> Signals {
+        self.try_process().unwrap()
+    }
+
+    /// Lets the device work on rings that may be wrong.
+    pub fn try_process(&mut self) -> Result<Signals> {
         self.device
-            .process(&self.memory, &mut self.rx_queue, &mut self.tx_queue)
-            .unwrap()
+            .process(self.view.as_ref(), &mut self.rx_queue, &mut self.tx_queue)
     }
 
     /// Sends a packet and lets the device work.

@@ -169,14 +169,7 @@ fn buffers_outside_of_memory_are_given_back() {
 fn an_impossible_ring_index_is_an_error() {
     let mut machine = Machine::new();
     machine.tx.set_avail_index(&machine.memory, QUEUE_SIZE + 1);
-    let error = machine
-        .device
-        .process(
-            &machine.memory,
-            &mut machine.rx_queue,
-            &mut machine.tx_queue,
-        )
-        .unwrap_err();
+    let error = machine.try_process().unwrap_err();
     assert!(matches!(error, Error::Queue { queue: "tx", .. }), "{error}");
 }
 

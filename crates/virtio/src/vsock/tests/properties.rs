@@ -91,6 +91,14 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn machine(foreign: bool) -> Machine {
+    if foreign {
+        Machine::foreign()
+    } else {
+        Machine::new()
+    }
+}
+
 fn play(machine: &mut Machine, step: Step, hosts: &mut Vec<UnixStream>, next_id: &mut u64) {
     let pick =
         |which: usize, hosts: &Vec<UnixStream>| (!hosts.is_empty()).then(|| which % hosts.len());
@@ -163,8 +171,8 @@ proptest! {
     /// Whatever guest and host do, every bound holds and every request of the host
     /// gets exactly one answer at most.
     #[test]
-    fn any_sequence_keeps_the_bounds(steps in vec(step(), 1..80)) {
-        let mut machine = Machine::new();
+    fn any_sequence_keeps_the_bounds(foreign in any::<bool>(), steps in vec(step(), 1..80)) {
+        let mut machine = machine(foreign);
         let mut hosts = Vec::new();
         let mut next_id = 0;
         for step in steps {
@@ -182,12 +190,13 @@ proptest! {
     /// descriptors' own targets may change: memory that no descriptor can reach stays.
     #[test]
     fn any_ring_is_survived(
+        foreign in any::<bool>(),
         tables in vec((any::<u64>(), 0u32..200_000, 0u16..8, 0u16..40), 2 * QUEUE_SIZE as usize),
         heads in vec(0u16..40, 2 * QUEUE_SIZE as usize),
         indexes in (0u16..40, 0u16..40),
         noise in vec(any::<u8>(), 44),
     ) {
-        let mut machine = Machine::new();
+        let mut machine = machine(foreign);
         let _host = machine.open_from_guest(1);
         let stray = machine.header(2, 1, Operation::Data);
         machine.send(stray, &[]);
@@ -212,7 +221,7 @@ proptest! {
         machine.memory.write_slice(&[0xee; 4096], guard).unwrap();
         machine.rx.set_avail_index(&machine.memory, indexes.0);
         machine.tx.set_avail_index(&machine.memory, indexes.1);
-        let _ = machine.device.process(&machine.memory, &mut machine.rx_queue, &mut machine.tx_queue);
+        let _ = machine.try_process();
         machine.device.check_bounds();
         let mut page = [0; 4096];
         machine.memory.read_slice(&mut page, guard).unwrap();
@@ -223,13 +232,14 @@ proptest! {
     /// writes delivers both streams byte for byte.
     #[test]
     fn streams_arrive_whole_under_any_schedule(
+        foreign in any::<bool>(),
         schedule in vec((0u8..4, 1usize..70_000), 1..200),
         guest_buffer in prop_oneof![Just(300u32), Just(70_000u32), Just(256 * 1024u32)],
         total in 1usize..600_000,
     ) {
         let down: Vec<u8> = (0..total).map(|i| (i * 7 + i / 255) as u8).collect();
         let up: Vec<u8> = (0..total).map(|i| (i * 13 + i / 253) as u8).collect();
-        let mut machine = Machine::new();
+        let mut machine = machine(foreign);
         machine.buf_alloc = guest_buffer;
         let mut host = machine.open_from_guest(9);
         host.set_nonblocking(true).unwrap();
