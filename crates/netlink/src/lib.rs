@@ -1,0 +1,24 @@
+//! The few rtnetlink messages (rtnetlink(7)) that the host and the guest need.
+//!
+//! Written by hand and blocking: the agent calls this once, right after its machine
+//! has begun, where every instruction that runs for the first time is translated.
+//! The kernel answers at once, so there is nothing to wait for asynchronously.
+
+mod address;
+mod cidr;
+mod link;
+mod message;
+mod neighbour;
+mod route;
+mod socket;
+mod traffic;
+
+pub use address::Address;
+pub use cidr::Cidr;
+pub use link::{Counters, Link};
+pub use neighbour::Neighbour;
+pub use route::Route;
+pub use socket::Socket;
+
+/// A hardware address of Ethernet.
+pub type Mac = [u8; 6];

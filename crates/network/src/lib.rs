@@ -1,0 +1,26 @@
+//! From a user-mode stack or a network namespace to descriptors for a machine, and to
+//! what its guest is told.
+//!
+//! Nothing here knows of machines: an [`Attachment`] has, for each interface, a
+//! descriptor with the frames and the addresses that go with it. Whoever holds the
+//! attachment keeps the other side of the descriptors alive; with its last clone
+//! everything that was made for it ends.
+
+mod attachment;
+pub mod cni;
+mod egress;
+mod error;
+mod filter;
+mod host;
+mod namespace;
+pub mod passt;
+mod port;
+mod relay;
+mod tap;
+
+pub use attachment::{Attachment, Guest, Interface, Link, Neighbour, Route};
+pub use caisson_netlink::{Cidr, Mac};
+pub use egress::{Egress, Rule};
+pub use error::{Error, Result};
+pub use namespace::Namespace;
+pub use port::{PortMapping, Protocol, parse_ports, reserve};

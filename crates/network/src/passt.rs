@@ -1,0 +1,380 @@
+//! The user-mode network: passt(1) makes ordinary sockets of the host out of what the
+//! guest sends. It needs no privileges and no set-up.
+
+use std::ffi::OsString;
+use std::io::{self, PipeReader, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use caisson_netlink::{Cidr, Mac};
+use command_fds::{CommandFdExt, FdMapping};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::Mode;
+
+use crate::attachment::Holder;
+use crate::filter::{Filter, Ipv6};
+use crate::relay::Relay;
+use crate::{
+    Attachment, Egress, Error, Guest, Interface, Link, PortMapping, Protocol, Result, Route, host,
+};
+
+/// The guest's IPv4 address. The stack's network is seen by one guest only, so that
+/// all guests may have the same.
+pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+
+/// The gateway, and whoever connects from the host's own addresses.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+
+/// Answers DNS questions by asking the host's resolver, where that is on the host itself.
+pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
+
+const PREFIX: u8 = 24;
+
+/// As [`ADDRESS`], from a network that is nobody's (RFC 4193).
+pub const ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xca15, 0x50, 0, 0, 0, 0, 0x15);
+
+/// As [`GATEWAY`].
+pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// The stack's own hardware address.
+const STACK_MAC: &str = "02:00:00:00:00:01";
+
+/// Largest packet that the stack takes; the larger, the fewer.
+const MTU: u32 = 65_520;
+
+/// Seconds that the stack may take to start.
+const START_DEADLINE: i64 = 10;
+
+/// Most of its complaints that are kept.
+const COMPLAINT_LIMIT: u64 = 4096;
+
+/// A user-mode network to be made.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `passt`, version 2023-03 or later.
+    pub program: PathBuf,
+    /// The guest's hardware address.
+    pub mac: Mac,
+    /// Published ports, none of them open; see [`crate::reserve`].
+    pub ports: Vec<PortMapping>,
+    /// The host's first resolver is on the host itself: pass questions to [`RESOLVER`] on.
+    pub forward_dns: bool,
+    /// Where the guest may connect to.
+    pub egress: Egress,
+}
+
+/// A user-mode network that runs.
+#[derive(Debug)]
+pub(crate) struct UserMode {
+    relay: Mutex<Option<Relay>>,
+    process: Mutex<Child>,
+    pid: u32,
+    started: Mutex<Option<PipeReader>>,
+}
+
+/// Starts a user-mode network. It is usable once [`Attachment::ready`] says so.
+pub fn start(config: &Config) -> Result<Attachment> {
+    let ipv6_from = host::ipv6_interface();
+    let ipv6 = ipv6_from.is_some().then(|| Ipv6 {
+        global: ADDRESS_V6,
+        link_local: link_local(config.mac),
+        gateway: GATEWAY_V6,
+    });
+    let pair = || UnixStream::pair().map_err(Error::host("make a socket pair"));
+    let (machine, machine_end) = pair()?;
+    let (stack, stack_end) = pair()?;
+    let (started, process) = spawn(config, ipv6_from.as_deref(), stack_end.into())?;
+    let user = UserMode {
+        relay: Mutex::new(None),
+        pid: process.id(),
+        process: Mutex::new(process),
+        started: Mutex::new(Some(started)),
+    };
+    let filter = Filter {
+        mac: config.mac,
+        ipv4: ADDRESS,
+        ipv6,
+        egress: config.egress.clone(),
+        udp_ports: config
+            .ports
+            .iter()
+            .filter(|port| port.protocol == Protocol::Udp)
+            .map(|port| port.container)
+            .collect(),
+    };
+    *lock(&user.relay) = Some(Relay::start(machine, stack, filter)?);
+    Ok(Attachment::new(
+        guest(config.mac, ipv6.is_some()),
+        vec![Link::Stream(Arc::new(machine_end.into()))],
+        Holder::UserMode(user),
+    ))
+}
+
+fn guest(mac: Mac, ipv6: bool) -> Guest {
+    const NAME: &str = "eth0";
+    let cidr = |address: IpAddr, prefix| Cidr { address, prefix };
+    let default = |gateway: IpAddr| Route {
+        interface: NAME.to_owned(),
+        destination: Cidr::everything(gateway.is_ipv6()),
+        gateway: Some(gateway),
+        on_link: false,
+        source: None,
+        metric: 0,
+    };
+    let mut addresses = vec![cidr(ADDRESS.into(), PREFIX)];
+    let mut routes = vec![default(GATEWAY.into())];
+    if ipv6 {
+        addresses.push(cidr(ADDRESS_V6.into(), 64));
+        addresses.push(cidr(link_local(mac).into(), 64));
+        routes.push(default(GATEWAY_V6.into()));
+    }
+    Guest {
+        interfaces: vec![Interface {
+            name: NAME.to_owned(),
+            mac,
+            mtu: MTU,
+            addresses,
+        }],
+        routes,
+        neighbours: Vec::new(),
+    }
+}
+
+/// The address that a kernel makes out of a hardware address (RFC 4291, appendix A).
+fn link_local(mac: Mac) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac.map(u16::from);
+    Ipv6Addr::new(
+        0xfe80,
+        0,
+        0,
+        0,
+        ((a ^ 2) << 8) | b,
+        (c << 8) | 0xff,
+        0xfe00 | d,
+        (e << 8) | f,
+    )
+}
+
+/// Starts the stack. It closes the returned pipe when it is ready, having written
+/// its number before.
+fn spawn(
+    config: &Config,
+    ipv6_from: Option<&str>,
+    connection: OwnedFd,
+) -> Result<(PipeReader, Child)> {
+    const CONNECTION: i32 = 3;
+    const STARTED: i32 = 4;
+    let (started, writer) = io::pipe().map_err(Error::host("make a pipe"))?;
+    // Started by root, it has become somebody else by the time that it opens this.
+    rustix::fs::fchmod(&writer, Mode::from_raw_mode(0o622))
+        .map_err(Error::host("open a pipe to others"))?;
+    let program = find(&config.program)?;
+    let mut command = Command::new(&program);
+    command
+        .arg0("passt")
+        .args(arguments(config, ipv6_from, CONNECTION, STARTED))
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        // The terminal's signals are for the container.
+        .process_group(0)
+        .fd_mappings(vec![
+            FdMapping {
+                parent_fd: connection,
+                child_fd: CONNECTION,
+            },
+            FdMapping {
+                parent_fd: writer.into(),
+                child_fd: STARTED,
+            },
+        ])
+        .map_err(|error| Error::Host {
+            doing: "hand over descriptors".to_owned(),
+            source: io::Error::other(error),
+        })?;
+    let process = command
+        .spawn()
+        .map_err(|source| Error::Spawn { program, source })?;
+    Ok((started, process))
+}
+
+/// A path, or a name that is looked up in `PATH`.
+fn find(program: &Path) -> Result<PathBuf> {
+    let missing = || Error::ProgramMissing {
+        program: program.display().to_string(),
+        remedy: "install it with `apt-get install passt`, or use `--network none`",
+    };
+    if program.components().count() > 1 {
+        return program
+            .exists()
+            .then(|| program.to_owned())
+            .ok_or_else(missing);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
+        .ok_or_else(missing)
+}
+
+fn arguments(
+    config: &Config,
+    ipv6_from: Option<&str>,
+    connection: i32,
+    started: i32,
+) -> Vec<OsString> {
+    // The guest is told everything by its agent, and the stack leads to no host but
+    // others: the gateway is not the host's loopback.
+    let mut arguments: Vec<String> = [
+        "--foreground",
+        "--quiet",
+        "--stderr",
+        "--no-map-gw",
+        "--no-dhcp",
+        "--no-dhcpv6",
+        "--no-ra",
+    ]
+    .map(str::to_owned)
+    .into();
+    let mut option = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
+    option("--fd", connection.to_string());
+    option("--pid", format!("/proc/self/fd/{started}"));
+    option("--mac-addr", STACK_MAC.to_owned());
+    option("--mtu", MTU.to_string());
+    option("--address", ADDRESS.to_string());
+    option("--netmask", PREFIX.to_string());
+    option("--gateway", GATEWAY.to_string());
+    // All that it takes from the interface is its link-local address: given a name, it
+    // does not insist on a default route.
+    match ipv6_from {
+        Some(interface) => {
+            option("--address", ADDRESS_V6.to_string());
+            option("--gateway", GATEWAY_V6.to_string());
+            option("--interface", interface.to_owned());
+        }
+        None => option("--interface", "lo".to_owned()),
+    }
+    if config.forward_dns {
+        option("--dns-forward", RESOLVER.to_string());
+    }
+    for (protocol, name) in [
+        (Protocol::Tcp, "--tcp-ports"),
+        (Protocol::Udp, "--udp-ports"),
+    ] {
+        for run in runs(&config.ports, protocol) {
+            option(name, run);
+        }
+    }
+    if ipv6_from.is_none() {
+        arguments.push("--ipv4-only".to_owned());
+    }
+    arguments.into_iter().map(Into::into).collect()
+}
+
+/// Port specifiers; neighbouring ports are one.
+fn runs(ports: &[PortMapping], protocol: Protocol) -> Vec<String> {
+    let mut runs: Vec<(PortMapping, u16)> = Vec::new();
+    for port in ports.iter().filter(|port| port.protocol == protocol) {
+        match runs.last_mut() {
+            Some((first, more))
+                if first.address == port.address
+                    && port.host.checked_sub(first.host) == Some(*more + 1)
+                    && port.container.checked_sub(first.container) == Some(*more + 1) =>
+            {
+                *more += 1;
+            }
+            _ => runs.push((*port, 0)),
+        }
+    }
+    let show = |(first, more): (PortMapping, u16)| {
+        let address = first.address.map(|address| format!("{address}/"));
+        format!(
+            "{}{}-{}:{}-{}",
+            address.unwrap_or_default(),
+            first.host,
+            first.host + more,
+            first.container,
+            first.container + more
+        )
+    };
+    runs.into_iter().map(show).collect()
+}
+
+impl UserMode {
+    pub(crate) fn process(&self) -> u32 {
+        self.pid
+    }
+
+    /// Waits until the stack listens on every port.
+    pub(crate) fn ready(&self) -> Result<()> {
+        let mut started = lock(&self.started);
+        let Some(pipe) = started.as_mut() else {
+            return Ok(());
+        };
+        const DOING: &str = "wait for passt";
+        let mut polled = [PollFd::new(&*pipe, PollFlags::IN)];
+        let deadline = Timespec {
+            tv_sec: START_DEADLINE,
+            tv_nsec: 0,
+        };
+        let answered =
+            rustix::event::poll(&mut polled, Some(&deadline)).map_err(Error::host(DOING))?;
+        let mut number = [0; 16];
+        if answered > 0 && pipe.read(&mut number).map_err(Error::host(DOING))? > 0 {
+            *started = None;
+            return Ok(());
+        }
+        Err(Error::Program {
+            program: "passt".to_owned(),
+            message: self.complaint(answered > 0),
+        })
+    }
+
+    /// Why it does not run.
+    fn complaint(&self, ended: bool) -> String {
+        let mut process = lock(&self.process);
+        if !ended {
+            return format!("it was not ready after {START_DEADLINE} s");
+        }
+        let mut text = Vec::new();
+        if let Some(stderr) = process.stderr.take() {
+            // It has ended, and so does the pipe.
+            let _ = stderr.take(COMPLAINT_LIMIT).read_to_end(&mut text);
+        }
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text
+            .lines()
+            // About its log, and about being started by root.
+            .filter(|line| !line.ends_with("to syslog") && !line.starts_with("Don't run as root"))
+            .collect();
+        lines.join("; ")
+    }
+}
+
+impl UserMode {
+    /// Ends the stack and waits until nothing of it is left.
+    pub(crate) fn end(&self) {
+        // It ends with its connection; it is killed all the same, in case it hangs.
+        drop(lock(&self.relay).take());
+        let mut process = lock(&self.process);
+        let _ = process.kill();
+        let _ = process.wait();
+    }
+}
+
+impl Drop for UserMode {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
