@@ -10,17 +10,13 @@ use rustix::mount::{MountFlags, mount};
 use rustix::time::{ClockId, Timespec};
 
 use crate::error::{self, Error, Result};
+use crate::network;
 
 /// Most random bytes that are taken at once.
 const ENTROPY_LIMIT: usize = 512;
 
 /// Does all that the request asks for.
 pub fn configure(request: &ConfigureRequest) -> Result<()> {
-    if !request.interfaces.is_empty() || !request.routes.is_empty() {
-        return Err(Error::Invalid(
-            "this agent has no network but the loopback".to_owned(),
-        ));
-    }
     reseed(&request.entropy)?;
     set_clock(request.realtime_ns)?;
     if !request.hostname.is_empty() {
@@ -38,6 +34,7 @@ pub fn configure(request: &ConfigureRequest) -> Result<()> {
             .and_then(|()| fs::write(path, &request.resolv_conf))
             .map_err(Error::path("write", path))?;
     }
+    network::set_up(request)?;
     if !request.share_tag.is_empty() {
         mount_share(&request.share_tag)?;
     }

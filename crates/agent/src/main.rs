@@ -12,6 +12,7 @@ mod container;
 mod error;
 mod listener;
 mod log;
+mod network;
 mod process_list;
 mod reaper;
 mod server;

@@ -9,7 +9,7 @@ use caisson_protocol::agent::{
     ConfigureRequest, ConfigureResponse, ContainerRequest, CopyRequest, CopyResponse,
     CreateContainerRequest, CreateContainerResponse, Empty, ExecRequest, ExecResponse,
     ListProcessesResponse, ProcessRequest, ResizeRequest, SignalRequest, StatsResponse,
-    WaitResponse,
+    UpdateContainerRequest, WaitResponse,
 };
 use caisson_protocol::agent_ttrpc::Agent;
 use tokio::sync::Notify;
@@ -21,7 +21,7 @@ use crate::container::{self, Container};
 use crate::error::{Error, Result};
 use crate::reaper::Reaper;
 use crate::streams::Streams;
-use crate::{configure, process_list, stdio};
+use crate::{configure, network, process_list, stdio};
 
 /// Bytes of a page, in which the kernel counts a process's memory.
 const PAGE: u64 = 4096;
@@ -157,6 +157,16 @@ impl Agent for Server {
         Ok(Empty::new())
     }
 
+    async fn update_container(
+        &self,
+        _: &TtrpcContext,
+        request: UpdateContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        let resources = container::parse("the limits", &request.resources_json)?;
+        self.container(&request.id)?.cgroup()?.update(&resources)?;
+        Ok(Empty::new())
+    }
+
     async fn exec(&self, _: &TtrpcContext, request: ExecRequest) -> ttrpc::Result<ExecResponse> {
         let container = self.container(&request.container_id)?;
         let pid = container
@@ -235,6 +245,7 @@ impl Agent for Server {
         let system = rustix::system::sysinfo();
         stats.memory_total_bytes = system.totalram * u64::from(system.mem_unit);
         stats.agent_rss_bytes = resident_bytes();
+        stats.interfaces = network::stats()?;
         Ok(stats)
     }
 

@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn devices_are_numbers() {
         assert_eq!(devices("0 2 3\n").expect("devices"), [0, 2, 3]);
-        assert_eq!(devices("\n").expect("none"), []);
+        assert!(devices("\n").expect("none").is_empty());
         assert!(devices("0 ../x\n").is_err());
         assert!(devices("-1").is_err());
     }

@@ -1,6 +1,8 @@
 //! What a machine is made of.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// A machine to be made. Paths are the host's and stay the caller's.
 #[derive(Debug, Clone)]
@@ -52,6 +54,9 @@ pub struct Share {
     pub tag: String,
     /// What appears in the tree.
     pub mounts: Vec<ShareMount>,
+    /// Instead of `mounts`: a shared mount point of the host. What is mounted below it
+    /// appears in the tree, also while the machine runs.
+    pub tree: Option<PathBuf>,
 }
 
 /// A file or folder of the host that appears in a [`Share`].
@@ -65,11 +70,22 @@ pub struct ShareMount {
     pub read_only: bool,
 }
 
-/// A tap device joined to the machine.
+/// A network interface of the machine.
 #[derive(Debug, Clone)]
 pub struct NetworkInterface {
-    /// Name of the tap device in the driver's network namespace.
-    pub tap: String,
     /// Hardware address.
     pub mac: [u8; 6],
+    /// Where its frames go.
+    pub backend: NetworkBackend,
+}
+
+/// An opened descriptor with the frames of an interface.
+#[derive(Debug, Clone)]
+pub enum NetworkBackend {
+    /// A connected stream socket; each frame has its length before it, four bytes in
+    /// network order.
+    Stream(Arc<OwnedFd>),
+    /// A tap device with `IFF_VNET_HDR`: checksums and segmentation are left to
+    /// whoever is behind it.
+    Tap(Arc<OwnedFd>),
 }

@@ -74,6 +74,9 @@ pub enum Error {
     /// KVM was asked for.
     #[error("{0}; leave the accelerator to `auto`, or choose `tcg`")]
     KvmUnusable(KvmProbe),
+    /// There is no template and none can be made now.
+    #[error("no template: {0}")]
+    NoTemplate(String),
     /// Any other failure of the host.
     #[error("{doing}: {source}")]
     Host {
@@ -82,4 +85,14 @@ pub enum Error {
         /// The host's answer.
         source: io::Error,
     },
+}
+
+impl Error {
+    /// For `map_err`: what was being done when the host refused.
+    pub(crate) fn host(doing: &str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Host {
+            doing: doing.to_owned(),
+            source,
+        }
+    }
 }

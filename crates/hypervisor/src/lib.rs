@@ -13,23 +13,19 @@ pub mod host;
 mod process;
 pub mod qemu;
 mod select;
+pub mod template;
 
-pub use config::{Disk, NetworkInterface, Share, ShareMount, VmConfig};
+pub use config::{Disk, NetworkBackend, NetworkInterface, Share, ShareMount, VmConfig};
 pub use error::{Error, Result};
 pub use select::{Selected, Selection, select};
+pub use template::{Template, TemplateStore};
 
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use async_trait::async_trait;
 
-/// A frozen machine on disk from which others are forked.
-#[derive(Debug, Clone)]
-pub struct Template {
-    /// Folder with the memory image and the device state. The driver that wrote
-    /// it is the only one that can read it.
-    pub directory: PathBuf,
-}
+use template::Recipe;
 
 /// Why a machine ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,8 +50,17 @@ pub trait Hypervisor: Send + Sync {
     /// is ready: the agent's first connection to the log port tells that.
     async fn boot(&self, config: &VmConfig) -> Result<Box<dyn RunningVm>>;
 
-    /// Starts a copy-on-write copy of a template. Memory size and number of
-    /// CPUs are the template's; disks and shares replace its empty slots.
+    /// Everything on which a template for such machines depends. An error says why
+    /// they cannot be forked.
+    fn recipe(&self, config: &VmConfig) -> Result<Recipe>;
+
+    /// Boots a machine without any device, waits until its agent says that it can be
+    /// frozen, and leaves it in files of `directory`, which is there and empty.
+    async fn make_template(&self, config: &VmConfig, directory: &Path) -> Result<()>;
+
+    /// Starts a copy of a template whose recipe is that of `config`. Disks and shares
+    /// come into its empty slots. Returns when it runs; as after a boot, the agent's
+    /// first connection to the log port tells that it is ready.
     async fn fork(&self, template: &Template, config: &VmConfig) -> Result<Box<dyn RunningVm>>;
 }
 

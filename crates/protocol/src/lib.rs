@@ -41,3 +41,16 @@ pub const IMAGE_DISK: &str = "image";
 
 /// Serial number of the disk with the writable layer.
 pub const SCRATCH_DISK: &str = "scratch";
+
+/// Kernel parameter of a machine that is to be frozen into a template. Its agent
+/// connects to nothing: it says [`TEMPLATE_READY`] on the serial console and waits
+/// there for one line, which each fork is given. The line holds the numbers of the
+/// platform devices `virtio-mmio.N` that exist in the fork, between spaces.
+pub const TEMPLATE_PARAMETER: &str = "caisson.template";
+
+/// Line with which the agent says that its machine can be frozen.
+pub const TEMPLATE_READY: &str = "caisson-agent: frozen from here on";
+
+/// Longest line with which a fork is woken: what the serial port takes before its
+/// driver runs.
+pub const WAKE_UP_LIMIT: usize = 16;

@@ -2,8 +2,9 @@
 
 use caisson_protocol::agent::{
     self as api, ContainerRequest, CopyRequest, CreateContainerRequest, ExecRequest, StatsResponse,
+    UpdateContainerRequest,
 };
-use oci_spec::runtime::{Process as ProcessSpec, Spec};
+use oci_spec::runtime::{LinuxResources, Process as ProcessSpec, Spec};
 use protobuf::MessageField;
 use tokio::net::UnixStream;
 
@@ -244,6 +245,23 @@ impl Container {
             .call(
                 "resuming the container",
                 agent.resume_container(agent::bounded(), &self.request()),
+            )
+            .await
+            .map(drop)
+    }
+
+    /// Changes limits; those that are not named stay.
+    pub async fn update(&self, resources: &LinuxResources) -> Result<()> {
+        let request = UpdateContainerRequest {
+            id: self.init.container.clone(),
+            resources_json: encode("encoding the container's limits", resources)?,
+            ..Default::default()
+        };
+        let agent = &self.sandbox().inner.agent;
+        self.sandbox()
+            .call(
+                "changing the container's limits",
+                agent.update_container(agent::bounded(), &request),
             )
             .await
             .map(drop)

@@ -12,6 +12,9 @@ pub enum Error {
     /// The machine could not be made or has failed.
     #[error(transparent)]
     Hypervisor(#[from] caisson_hypervisor::Error),
+    /// The network could not be made or has failed.
+    #[error(transparent)]
+    Network(#[from] caisson_network::Error),
     /// The guest did not come up in time.
     #[error("the guest was not ready after {} s; the last it said on its console: {console}", deadline.as_secs())]
     BootDeadline {

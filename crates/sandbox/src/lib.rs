@@ -8,13 +8,18 @@ mod agent;
 mod console;
 mod container;
 mod error;
+mod memory;
+mod network;
 mod process;
 mod sandbox;
 mod seccomp;
+mod start;
 pub mod timing;
 mod validate;
 
 pub use container::{Container, ContainerConfig, Rootfs, RootfsFile};
 pub use error::{Error, Result};
+pub use memory::guest_memory;
 pub use process::{Exit, Process, ProcessStreams, StreamRequest, TerminalSize};
 pub use sandbox::{Identity, Sandbox, SandboxConfig};
+pub use start::Origin;

@@ -7,14 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use caisson_hypervisor::{ExitReason, Hypervisor, RunningVm, VmConfig};
+use caisson_hypervisor::{ExitReason, Hypervisor, RunningVm, TemplateStore, VmConfig};
+use caisson_network::Attachment;
 use caisson_protocol::agent::ConfigureRequest;
 use caisson_protocol::agent_ttrpc::AgentClient;
 use caisson_protocol::{AGENT_PORT, LOG_PORT, SHARE_TAG, STREAM_PORT};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::start::{self, Origin};
 use crate::timing::Timing;
-use crate::{Error, Result, agent, console};
+use crate::{Error, Result, agent, console, network};
 
 /// Bytes of the agent's log that are kept; a guest may talk for ever.
 const GUEST_LOG_LIMIT: u64 = 16 << 20;
@@ -30,6 +32,11 @@ const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
 pub struct SandboxConfig {
     /// The machine. `host_ports` is filled in by [`Sandbox::start`].
     pub vm: VmConfig,
+    /// Its networks; without any, the guest has the loopback only. The machine's
+    /// interfaces are filled in by [`Sandbox::start`].
+    pub network: Option<Attachment>,
+    /// Where there are templates to be forked; without it, every machine boots.
+    pub templates: Option<TemplateStore>,
     /// Who the guest is.
     pub identity: Identity,
     /// How long the guest may take from the first instruction to a listening agent.
@@ -60,6 +67,8 @@ pub struct Sandbox {
 pub(crate) struct Inner {
     pub(crate) vm: Box<dyn RunningVm>,
     pub(crate) agent: AgentClient,
+    network: Option<Attachment>,
+    origin: Origin,
     console: PathBuf,
     next_stream: AtomicU64,
 }
@@ -72,14 +81,8 @@ impl Sandbox {
         timing: &Timing,
     ) -> Result<Self> {
         config.vm.host_ports = vec![LOG_PORT];
-        let vm = {
-            let _stage = timing.stage("machine");
-            hypervisor.boot(&config.vm).await?
-        };
-        let log = {
-            let _stage = timing.stage("guest boot");
-            wait_for_agent(vm.as_ref(), &config).await?
-        };
+        config.vm.interfaces = network::interfaces(config.network.as_ref());
+        let (vm, log, origin) = start::machine(hypervisor, &config, timing).await?;
         tokio::spawn(keep_log(log, config.guest_log));
 
         let stage = timing.stage("agent");
@@ -88,6 +91,8 @@ impl Sandbox {
             inner: Arc::new(Inner {
                 vm,
                 agent: agent::connect(stream)?,
+                network: config.network,
+                origin,
                 console: config.vm.console.clone(),
                 next_stream: AtomicU64::new(1),
             }),
@@ -95,6 +100,9 @@ impl Sandbox {
         sandbox
             .configure(&config.identity, config.vm.share.is_some(), timing)
             .await?;
+        if let Some(attachment) = &sandbox.inner.network {
+            network::ready(attachment).await?;
+        }
         drop(stage);
         Ok(sandbox)
     }
@@ -111,7 +119,7 @@ impl Sandbox {
         let realtime = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        let request = ConfigureRequest {
+        let mut request = ConfigureRequest {
             entropy,
             realtime_ns: i64::try_from(realtime.as_nanos()).unwrap_or(i64::MAX),
             hostname: identity.hostname.clone(),
@@ -124,6 +132,9 @@ impl Sandbox {
             },
             ..Default::default()
         };
+        if let Some(attachment) = &self.inner.network {
+            network::describe(attachment, &mut request);
+        }
         let begin = Instant::now();
         let answer = self
             .call(
@@ -209,19 +220,42 @@ impl Sandbox {
             tokio::join!(asked, self.inner.vm.wait()).1
         };
         match tokio::time::timeout(SHUTDOWN_DEADLINE, powered_off).await {
-            Ok(reason) => Ok(reason),
+            Ok(reason) => {
+                self.end_network();
+                Ok(reason)
+            }
             Err(_) => self.kill().await,
         }
     }
 
     /// Ends the machine at once.
     pub async fn kill(&self) -> Result<ExitReason> {
-        Ok(self.inner.vm.kill().await?)
+        let killed = self.inner.vm.kill().await;
+        self.end_network();
+        Ok(killed?)
     }
 
-    /// The machine's processes on the host.
+    /// Its ports are free when this returns.
+    fn end_network(&self) {
+        if let Some(attachment) = &self.inner.network {
+            attachment.end();
+        }
+    }
+
+    /// How the machine began.
+    pub fn origin(&self) -> &Origin {
+        &self.inner.origin
+    }
+
+    /// The processes of the machine and of its network on the host.
     pub fn processes(&self) -> Vec<u32> {
-        self.inner.vm.processes()
+        let network = self.inner.network.iter().flat_map(Attachment::processes);
+        self.inner
+            .vm
+            .processes()
+            .into_iter()
+            .chain(network)
+            .collect()
     }
 }
 
@@ -232,34 +266,6 @@ pub(crate) fn describe(reason: &ExitReason) -> String {
         ExitReason::Crashed(what) => format!("the guest crashed ({})", console::printable(what)),
         ExitReason::Killed => "it was killed".to_owned(),
         ExitReason::ProcessDied(what) => what.clone(),
-    }
-}
-
-async fn wait_for_agent(
-    vm: &dyn RunningVm,
-    config: &SandboxConfig,
-) -> Result<std::os::unix::net::UnixStream> {
-    let sign_of_life = async {
-        tokio::select! {
-            accepted = vm.accept() => accepted.map_err(Error::from),
-            reason = vm.wait() => Err(Error::GuestEnded {
-                doing: "the guest was booting",
-                reason: describe(&reason),
-                console: console::tail(&config.vm.console),
-            }),
-        }
-    };
-    match tokio::time::timeout(config.boot_deadline, sign_of_life).await {
-        Ok(Ok((_port, stream))) => Ok(stream),
-        Ok(Err(error)) => Err(error),
-        Err(_) => {
-            let error = Error::BootDeadline {
-                deadline: config.boot_deadline,
-                console: console::tail(&config.vm.console),
-            };
-            let _ = vm.kill().await;
-            Err(error)
-        }
     }
 }
 

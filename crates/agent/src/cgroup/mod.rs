@@ -37,7 +37,8 @@ impl Cgroup {
         Ok(cgroup)
     }
 
-    fn restrict(&self, resources: &LinuxResources) -> Result<()> {
+    /// Sets the limits that are named.
+    pub fn update(&self, resources: &LinuxResources) -> Result<()> {
         for (file, value) in limits(resources) {
             // The guest's kernel has no swap: whatever limit there is, it is kept.
             if file == SWAP_LIMIT && !self.path.join(file).exists() {
@@ -45,6 +46,11 @@ impl Cgroup {
             }
             self.write(file, &value)?;
         }
+        Ok(())
+    }
+
+    fn restrict(&self, resources: &LinuxResources) -> Result<()> {
+        self.update(resources)?;
         let rules = resources.devices().as_deref().unwrap_or_default();
         // The program is attached to an opened folder, not to a path.
         let folder = fs::File::open(&self.path).map_err(Error::path("open", &self.path))?;
@@ -142,6 +148,15 @@ impl Cgroup {
         stats.cpu_usage_us = keyed(&cpu, "usage_usec");
         stats.cpu_user_us = keyed(&cpu, "user_usec");
         stats.cpu_system_us = keyed(&cpu, "system_usec");
+        stats.cpu_periods = keyed(&cpu, "nr_periods");
+        stats.cpu_throttled = keyed(&cpu, "nr_throttled");
+        stats.cpu_throttled_us = keyed(&cpu, "throttled_usec");
+        let memory = read("memory.stat");
+        stats.memory_anonymous_bytes = keyed(&memory, "anon");
+        stats.memory_file_bytes = keyed(&memory, "file");
+        stats.memory_inactive_file_bytes = keyed(&memory, "inactive_file");
+        stats.page_faults = keyed(&memory, "pgfault");
+        stats.major_page_faults = keyed(&memory, "pgmajfault");
         stats.memory_bytes = number(&read("memory.current"));
         stats.memory_limit_bytes = number(&read("memory.max"));
         stats.pids = number(&read("pids.current"));

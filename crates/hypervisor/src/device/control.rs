@@ -4,6 +4,7 @@
 //! (u64), vsock port (u32). A stream is passed with it as a descriptor.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -27,6 +28,7 @@ const CONNECT: u8 = 1;
 const REFUSED: u8 = 2;
 const INCOMING: u8 = 3;
 const CONNECTED: u8 = 4;
+const MEMORY: u8 = 5;
 
 /// Streams of the guest that nobody has accepted yet. More are closed at once.
 const BACKLOG: usize = 64;
@@ -89,20 +91,31 @@ impl Control {
             pending: &self.pending,
             number,
         };
-        let message = encode(CONNECT, number, port);
-        loop {
-            let mut guard = self.socket.writable().await.map_err(|_| Error::Ended)?;
-            match guard.try_io(|socket| send(socket.as_fd(), &message, theirs.as_fd())) {
-                Ok(Ok(())) => break,
-                Ok(Err(_)) => return Err(Error::Ended),
-                Err(_would_block) => {}
-            }
-        }
+        self.send(&encode(CONNECT, number, port), theirs.as_fd())
+            .await?;
         drop(theirs);
         match answer.await {
             Ok(true) => Ok(ours),
             Ok(false) => Err(Error::ConnectionRefused(port)),
             Err(_) => Err(Error::Ended),
+        }
+    }
+
+    /// Gives the device a file of the VMM's memory, `/proc/PID/mem`: its offsets are the
+    /// addresses of that process. A device that was started for it needs it before all
+    /// else.
+    pub(crate) async fn give_memory(&self, memory: &File) -> Result<()> {
+        self.send(&encode(MEMORY, 0, 0), memory.as_fd()).await
+    }
+
+    async fn send(&self, message: &[u8], descriptor: BorrowedFd<'_>) -> Result<()> {
+        loop {
+            let mut guard = self.socket.writable().await.map_err(|_| Error::Ended)?;
+            match guard.try_io(|socket| send(socket.as_fd(), message, descriptor)) {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(_)) => return Err(Error::Ended),
+                Err(_would_block) => {}
+            }
         }
     }
 

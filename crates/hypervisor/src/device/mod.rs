@@ -26,12 +26,15 @@ pub(crate) struct Device {
     pub(crate) connection: UnixStream,
 }
 
-/// Starts a virtio socket device and opens its control socket.
+/// Starts a virtio socket device and opens its control socket. With
+/// `foreign_memory` it waits for [`Control::give_memory`] and reaches the guest's
+/// memory, at the addresses of the VMM's process, through that.
 pub(crate) fn vsock(
     program: &Path,
     run_directory: &Path,
     cid: u64,
     host_ports: &[u32],
+    foreign_memory: bool,
 ) -> Result<(Device, Control)> {
     let failed = |source| Error::Host {
         doing: "cannot make the sockets of the vsock device".to_owned(),
@@ -49,6 +52,9 @@ pub(crate) fn vsock(
         format!("--listener-fd={listener}").into(),
         format!("--control-fd={theirs}").into(),
     ];
+    if foreign_memory {
+        arguments.push("--foreign-memory".into());
+    }
     arguments.extend(
         host_ports
             .iter()
@@ -74,6 +80,11 @@ pub(crate) fn fs(program: &Path, run_directory: &Path, share: &Share) -> Result<
     let listener = descriptors.add(listener);
     let mut arguments: Vec<OsString> =
         vec!["fs".into(), format!("--listener-fd={listener}").into()];
+    if let Some(tree) = &share.tree {
+        let mut argument = OsString::from("--tree=");
+        argument.push(tree);
+        arguments.push(argument);
+    }
     for mount in &share.mounts {
         let flag = if mount.read_only {
             "--mount-ro"

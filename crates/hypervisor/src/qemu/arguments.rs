@@ -2,10 +2,12 @@
 
 use std::ffi::OsString;
 
-use serde_json::json;
+use caisson_protocol::TEMPLATE_PARAMETER;
+use serde_json::{Value, json};
 
 use super::Accelerator;
-use crate::VmConfig;
+use super::slot::{self, Slot};
+use crate::{NetworkBackend, VmConfig};
 
 /// Numbers, in QEMU, of the descriptors that it is given.
 #[derive(Debug)]
@@ -14,16 +16,46 @@ pub(super) struct Inherited {
     pub(super) console: i32,
     /// The QMP connection.
     pub(super) monitor: i32,
+    /// How the machine begins.
+    pub(super) begin: Begin,
+    /// Its devices; a machine that becomes a template has none.
+    pub(super) devices: Option<Devices>,
+}
+
+/// Where a machine's memory comes from and what its CPUs do first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begin {
+    /// New memory, and the kernel's first instruction.
+    Boot(BootFiles),
+    /// As a boot, with memory that is a file and stays.
+    Template { files: BootFiles, memory: i32 },
+    /// In the middle: the state of a template is on its way.
+    Fork {
+        /// The memory, or the template's.
+        memory: i32,
+        /// Whether what is written stays in this machine.
+        private: bool,
+    },
+}
+
+/// What is booted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BootFiles {
+    pub(super) kernel: i32,
+    pub(super) initramfs: i32,
+}
+
+/// Descriptors of devices.
+#[derive(Debug)]
+pub(super) struct Devices {
     /// vhost-user connection of the vsock device.
     pub(super) vsock: i32,
     /// vhost-user connection of the file system device.
     pub(super) share: Option<i32>,
     /// Opened disks, in the order of the configuration.
     pub(super) disks: Vec<i32>,
-    /// The kernel.
-    pub(super) kernel: i32,
-    /// The initramfs.
-    pub(super) initramfs: i32,
+    /// Network interfaces, in the order of the configuration.
+    pub(super) networks: Vec<i32>,
 }
 
 /// What QEMU is started with: a `microvm`, which has virtio-mmio devices and no PCI.
@@ -60,13 +92,30 @@ pub(super) fn arguments(
     list.option("-smp", config.cpus.to_string());
     list.option("-m", format!("{mebibytes}M"));
     // Shared, as the device processes read and write it too.
-    list.option(
-        "-object",
-        format!("memory-backend-memfd,id=ram,size={mebibytes}M,share=on"),
-    );
-    list.option("-kernel", format!("/proc/self/fd/{}", inherited.kernel));
-    list.option("-initrd", format!("/proc/self/fd/{}", inherited.initramfs));
-    list.option("-append", kernel_command_line(config, accelerator, tsc_khz));
+    let (backend, files) = match inherited.begin {
+        Begin::Boot(files) => ("memory-backend-memfd,share=on".to_owned(), Some(files)),
+        Begin::Template { files, memory } => (memory_file(memory, "on"), Some(files)),
+        Begin::Fork { memory, private } => {
+            let share = if private { "off" } else { "on" };
+            (memory_file(memory, share), None)
+        }
+    };
+    list.option("-object", format!("{backend},id=ram,size={mebibytes}M"));
+    match files {
+        Some(files) => {
+            let mut line = kernel_command_line(config, accelerator, tsc_khz);
+            if inherited.devices.is_none() {
+                line.push_str(&slot::kernel_parameters());
+                line.push(' ');
+                line.push_str(TEMPLATE_PARAMETER);
+            }
+            list.option("-kernel", format!("/proc/self/fd/{}", files.kernel));
+            list.option("-initrd", format!("/proc/self/fd/{}", files.initramfs));
+            list.option("-append", line);
+        }
+        // The kernel has been in memory since the template was made.
+        None => list.option("-incoming", "defer"),
+    }
 
     list.option(
         "-chardev",
@@ -78,22 +127,34 @@ pub(super) fn arguments(
         format!("socket,id=monitor,fd={}", inherited.monitor),
     );
     list.option("-mon", "chardev=monitor,mode=control");
-    list.option(
-        "-chardev",
-        format!("socket,id=vsock,fd={}", inherited.vsock),
-    );
-    list.option("-device", "vhost-user-vsock-device,chardev=vsock");
-    if let (Some(share), Some(fd)) = (&config.share, inherited.share) {
+    if let Some(devices) = &inherited.devices {
+        add_devices(&mut list, config, devices, inherited.begin);
+    }
+    list.0
+}
+
+fn memory_file(descriptor: i32, share: &str) -> String {
+    format!("memory-backend-file,mem-path=/proc/self/fd/{descriptor},share={share}")
+}
+
+/// Every device has a slot of its own, which its fork has too.
+fn add_devices(list: &mut List, config: &VmConfig, devices: &Devices, begin: Begin) {
+    list.option("-chardev", format!("socket,id=vsock,fd={}", devices.vsock));
+    if let Some(fd) = devices.share {
         list.option("-chardev", format!("socket,id=share,fd={fd}"));
+    }
+    if matches!(begin, Begin::Fork { .. }) {
         list.option(
             "-device",
-            format!(
-                "vhost-user-fs-device,chardev=share,tag={},queue-size=1024",
-                comma(&share.tag)
-            ),
+            format!("virtio-scsi-device,id=hotplug,bus={}", slot::UNTOLD.bus()),
         );
+    } else {
+        for (_, device) in vhost_user_devices(config) {
+            list.option("-device", device.to_string());
+        }
     }
-    for (index, (disk, fd)) in config.disks.iter().zip(&inherited.disks).enumerate() {
+    let disks = config.disks.iter().zip(&devices.disks).zip(slot::disks());
+    for (index, ((disk, fd), slot)) in disks.enumerate() {
         list.option("-add-fd", format!("fd={fd},set={index}"));
         let node = json!({
             "driver": "raw",
@@ -114,13 +175,72 @@ pub(super) fn arguments(
         list.option(
             "-device",
             format!(
-                "virtio-blk-device,drive=disk{index},serial={}",
-                comma(&disk.serial)
+                "virtio-blk-device,drive=disk{index},serial={},bus={}",
+                comma(&disk.serial),
+                slot.bus()
             ),
         );
     }
-    list.0
+    add_networks(list, config, &devices.networks);
 }
+
+fn add_networks(list: &mut List, config: &VmConfig, descriptors: &[i32]) {
+    let interfaces = config
+        .interfaces
+        .iter()
+        .zip(descriptors)
+        .zip(slot::networks());
+    for (index, ((interface, fd), slot)) in interfaces.enumerate() {
+        list.option(
+            "-netdev",
+            match interface.backend {
+                NetworkBackend::Stream(_) => {
+                    format!("stream,id=net{index},server=off,addr.type=fd,addr.str={fd}")
+                }
+                NetworkBackend::Tap(_) => format!("tap,id=net{index},fd={fd}"),
+            },
+        );
+        let mac = interface.mac.map(|byte| format!("{byte:02x}")).join(":");
+        // With a tap, QEMU offers the guest what the tap can do.
+        list.option(
+            "-device",
+            format!(
+                "virtio-net-device,netdev=net{index},mac={mac},bus={}",
+                slot.bus()
+            ),
+        );
+    }
+}
+
+/// The devices that other processes serve, and the slots they are in.
+///
+/// A machine that has them cannot load a state: QEMU takes their part of it, which no
+/// template has, for one that it could not load (`qemu_savevm_state_blocked`). A fork
+/// is given them when it has loaded its state, before its guest looks. That virtio-mmio
+/// has no hot-plug is for want of an object that approves of it; see [`HOTPLUG`].
+pub(super) fn vhost_user_devices(config: &VmConfig) -> Vec<(Slot, Value)> {
+    let vsock = json!({
+        "driver": "vhost-user-vsock-device",
+        "chardev": "vsock",
+        "bus": slot::VSOCK.bus(),
+    });
+    let share = config.share.as_ref().map(|share| {
+        json!({
+            "driver": "vhost-user-fs-device",
+            "chardev": "share",
+            "tag": share.tag,
+            "queue-size": 1024,
+            "bus": slot::SHARE.bus(),
+        })
+    });
+    std::iter::once((slot::VSOCK, vsock))
+        .chain(share.map(|share| (slot::SHARE, share)))
+        .collect()
+}
+
+/// Approves of devices that are plugged in: the bus of a SCSI controller, of all objects
+/// that can do so the one without conditions. The guest is not told of the controller.
+pub(super) const HOTPLUG: &str = "hotplug.0";
 
 fn machine(accelerator: Accelerator) -> &'static str {
     match accelerator {
@@ -138,7 +258,9 @@ fn machine(accelerator: Accelerator) -> &'static str {
 fn kernel_command_line(config: &VmConfig, accelerator: Accelerator, tsc_khz: u32) -> String {
     // Restart by the keyboard controller or ACPI does not exist: triple fault. Mounts
     // wait for RCU grace periods, which an idle guest is slow to end by itself.
-    let mut line = "console=ttyS0 reboot=t panic=-1 quiet rcupdate.rcu_expedited=1".to_owned();
+    let mut line =
+        "console=ttyS0 reboot=t panic=-1 quiet rcupdate.rcu_expedited=1 dummy.numdummies=0"
+            .to_owned();
     if accelerator == Accelerator::Tcg {
         // Nothing in a microvm is timed well enough by TCG to calibrate clocks
         // against: boot hangs now and then when the kernel tries. TCG's APIC
@@ -196,6 +318,7 @@ mod tests {
             share: Some(Share {
                 tag: "caisson".to_owned(),
                 mounts: Vec::new(),
+                tree: None,
             }),
             interfaces: Vec::new(),
             host_ports: Vec::new(),
@@ -205,15 +328,22 @@ mod tests {
         }
     }
 
-    fn inherited() -> Inherited {
+    const FILES: BootFiles = BootFiles {
+        kernel: 8,
+        initramfs: 9,
+    };
+
+    fn inherited(begin: Begin) -> Inherited {
         Inherited {
             console: 3,
             monitor: 4,
-            vsock: 5,
-            share: Some(6),
-            disks: vec![7],
-            kernel: 8,
-            initramfs: 9,
+            begin,
+            devices: Some(Devices {
+                vsock: 5,
+                share: Some(6),
+                disks: vec![7],
+                networks: Vec::new(),
+            }),
         }
     }
 
@@ -227,7 +357,12 @@ mod tests {
 
     #[test]
     fn names_cannot_add_options() {
-        let arguments = arguments(&config(), Accelerator::Tcg, 2_000_000, &inherited());
+        let arguments = arguments(
+            &config(),
+            Accelerator::Tcg,
+            2_000_000,
+            &inherited(Begin::Boot(FILES)),
+        );
         assert_eq!(values(&arguments, "-name"), ["guest=a,,b"]);
         let disk = &values(&arguments, "-blockdev")[0];
         assert!(!disk.contains("x,y"), "paths are opened by the driver");
@@ -236,7 +371,12 @@ mod tests {
 
     #[test]
     fn memory_is_rounded_up() {
-        let arguments = arguments(&config(), Accelerator::Tcg, 2_000_000, &inherited());
+        let arguments = arguments(
+            &config(),
+            Accelerator::Tcg,
+            2_000_000,
+            &inherited(Begin::Boot(FILES)),
+        );
         assert_eq!(values(&arguments, "-m"), ["257M"]);
     }
 
@@ -248,5 +388,44 @@ mod tests {
         assert!(tcg.ends_with(" one=1"));
         let kvm = kernel_command_line(&config(), Accelerator::Kvm, 2_000_000);
         assert!(!kvm.contains("khz"));
+    }
+
+    #[test]
+    fn a_template_has_every_slot_and_no_device() {
+        let template = Inherited {
+            devices: None,
+            ..inherited(Begin::Template {
+                files: FILES,
+                memory: 10,
+            })
+        };
+        let arguments = arguments(&config(), Accelerator::Tcg, 2_000_000, &template);
+        assert_eq!(values(&arguments, "-device"), [""; 0]);
+        let line = &values(&arguments, "-append")[0];
+        assert!(line.contains(" virtio_mmio.device=512@0xfeb00e00:12 "));
+        assert!(line.ends_with(" caisson.template"));
+        let memory = &values(&arguments, "-object")[0];
+        assert!(memory.contains("/proc/self/fd/10,share=on"), "{memory}");
+    }
+
+    #[test]
+    fn a_fork_has_its_devices_where_the_template_expects_them() {
+        let fork = inherited(Begin::Fork {
+            memory: 10,
+            private: true,
+        });
+        let arguments = arguments(&config(), Accelerator::Tcg, 2_000_000, &fork);
+        assert_eq!(values(&arguments, "-kernel"), [""; 0]);
+        let memory = &values(&arguments, "-object")[0];
+        assert!(memory.contains("share=off"), "{memory}");
+        let devices = values(&arguments, "-device");
+        let buses: Vec<_> = devices
+            .iter()
+            .map(|device| device.rsplit('=').next().unwrap_or_default())
+            .collect();
+        assert_eq!(buses, ["virtio-mmio-bus.3", "virtio-mmio-bus.5"]);
+        let later = vhost_user_devices(&config());
+        let buses: Vec<_> = later.iter().map(|(slot, _)| slot.bus()).collect();
+        assert_eq!(buses, ["virtio-mmio-bus.7", "virtio-mmio-bus.6"]);
     }
 }

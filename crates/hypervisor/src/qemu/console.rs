@@ -5,14 +5,16 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::io::AsyncReadExt;
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Bytes of the file that are written as they come: a boot needs a few KiB.
 const HEAD: u64 = 1 << 20;
 
 /// Bytes at the end that are kept when there are more.
 const TAIL: usize = 64 << 10;
+
+/// Most characters of a line that are shown.
+const LINE_LIMIT: usize = 200;
 
 /// How a kernel that gives up says so.
 const PANIC: &str = "Kernel panic - not syncing: ";
@@ -24,7 +26,7 @@ pub(super) struct Console(Arc<Mutex<VecDeque<u8>>>);
 impl Console {
     /// Copies `stream` to `file` until its end. A guest that floods its console
     /// fills [`HEAD`] and [`TAIL`] bytes of the disk, not more.
-    pub(super) async fn record(self, mut stream: UnixStream, mut file: File) {
+    pub(super) async fn record(self, mut stream: impl AsyncRead + Unpin, mut file: File) {
         let mut buffer = vec![0; 4096];
         let mut written = 0;
         let mut left_out = 0_u64;
@@ -70,6 +72,20 @@ impl Console {
         file.write_all(&bytes[bytes.len() - length..])
     }
 
+    /// Why the kernel gave up, or else the last line that the guest said, fit to be shown.
+    pub(super) fn last_words(said: &[u8]) -> String {
+        let text = String::from_utf8_lossy(said);
+        let line = text
+            .lines()
+            .rfind(|line| line.contains(PANIC))
+            .or_else(|| text.lines().rfind(|line| !line.trim().is_empty()))
+            .unwrap_or("(nothing)");
+        line.chars()
+            .filter(|c| !c.is_control())
+            .take(LINE_LIMIT)
+            .collect()
+    }
+
     /// Why the kernel gave up, if it did.
     pub(super) fn panic(&self) -> Option<String> {
         let mut tail = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -82,6 +98,7 @@ impl Console {
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncWriteExt;
+    use tokio::net::UnixStream;
 
     use super::*;
 

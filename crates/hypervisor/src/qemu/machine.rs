@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::json;
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -28,6 +29,9 @@ pub(super) struct Parts {
     pub(super) monitor: Monitor,
     pub(super) console: Console,
     pub(super) recorder: JoinHandle<()>,
+    /// The way to the guest's serial port. When it is dropped, QEMU takes the port for
+    /// unplugged, and what the guest writes is lost.
+    pub(super) to_guest: OwnedWriteHalf,
     pub(super) host_ports: Vec<u32>,
 }
 
@@ -56,6 +60,7 @@ impl Machine {
             devices: parts.devices,
             console: parts.console,
             recorder: parts.recorder,
+            _to_guest: parts.to_guest,
         };
         let watcher = tokio::spawn(async move {
             let reason = watcher.run(killed).await;
@@ -173,6 +178,7 @@ struct Watcher {
     devices: Vec<Process>,
     console: Console,
     recorder: JoinHandle<()>,
+    _to_guest: OwnedWriteHalf,
 }
 
 impl Watcher {

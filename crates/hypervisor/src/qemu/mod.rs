@@ -3,8 +3,11 @@
 
 mod arguments;
 mod console;
+mod fork;
+mod freeze;
 mod machine;
 mod monitor;
+mod slot;
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -13,12 +16,16 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use tokio::net::UnixStream;
 
-use self::arguments::Inherited;
+use self::arguments::{Begin, BootFiles, Inherited};
 use self::console::Console;
 use self::machine::{Machine, Parts};
 use self::monitor::Monitor;
+use crate::device::{Control, Device};
 use crate::process::{Descriptors, Process};
-use crate::{Error, Hypervisor, Result, RunningVm, Template, VmConfig, device};
+use crate::template::{Recipe, Template};
+use crate::{
+    Error, Hypervisor, NetworkBackend, NetworkInterface, Result, RunningVm, VmConfig, device,
+};
 
 /// Who runs the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +65,38 @@ impl Hypervisor for Qemu {
     }
 
     async fn boot(&self, config: &VmConfig) -> Result<Box<dyn RunningVm>> {
+        self.check(config)?;
+        let parts = self.start(config, self.devices(config, false)?, |descriptors| {
+            Ok(Begin::Boot(boot_files(config, descriptors)?))
+        })?;
+        Ok(Box::new(Machine::start(parts)))
+    }
+
+    fn recipe(&self, config: &VmConfig) -> Result<Recipe> {
+        freeze::recipe(self, config)
+    }
+
+    async fn make_template(&self, config: &VmConfig, directory: &Path) -> Result<()> {
+        self.check(config)?;
+        freeze::freeze(self, config, directory).await
+    }
+
+    async fn fork(&self, template: &Template, config: &VmConfig) -> Result<Box<dyn RunningVm>> {
+        self.check(config)?;
+        Ok(Box::new(fork::fork(self, template, config).await?))
+    }
+}
+
+/// The device processes of a machine.
+struct DeviceProcesses {
+    vsock: Device,
+    control: Control,
+    share: Option<Device>,
+}
+
+impl Qemu {
+    /// Whether such a machine can be made at all.
+    fn check(&self, config: &VmConfig) -> Result<()> {
         present(
             "qemu-system-x86_64",
             &self.program,
@@ -68,64 +107,84 @@ impl Hypervisor for Qemu {
             &self.devices_program,
             "it belongs beside the caisson program",
         )?;
-        if !config.interfaces.is_empty() {
-            return Err(Error::Unsupported {
-                driver: "qemu",
-                what: "attach network interfaces yet",
-            });
-        }
+        slot::check(config)
+    }
 
+    /// Starts the device processes. With `foreign_memory`, the vsock device waits
+    /// for a descriptor of the machine's memory.
+    fn devices(&self, config: &VmConfig, foreign_memory: bool) -> Result<DeviceProcesses> {
         let (vsock, control) = device::vsock(
             &self.devices_program,
             &config.run_directory,
             config.cid,
             &config.host_ports,
+            foreign_memory,
         )?;
         let share = config
             .share
             .as_ref()
             .map(|share| device::fs(&self.devices_program, &config.run_directory, share))
             .transpose()?;
-        let (share, share_connection) = share
-            .map(|device| (device.process, device.connection))
-            .unzip();
+        Ok(DeviceProcesses {
+            vsock,
+            control,
+            share,
+        })
+    }
 
+    /// Starts QEMU with its devices.
+    fn start(
+        &self,
+        config: &VmConfig,
+        devices: DeviceProcesses,
+        begin: impl FnOnce(&mut Descriptors) -> Result<Begin>,
+    ) -> Result<Parts> {
         let (console_stream, qemu_console) = pair()?;
         let (monitor, qemu_monitor) = pair()?;
         let console_file = File::create(&config.console).map_err(file(&config.console))?;
+        let (share, share_connection) = devices
+            .share
+            .map(|device| (device.process, device.connection))
+            .unzip();
 
         let mut descriptors = Descriptors::default();
         let inherited = Inherited {
             console: descriptors.add(qemu_console),
             monitor: descriptors.add(qemu_monitor),
-            vsock: descriptors.add(vsock.connection),
-            share: share_connection.map(|connection| descriptors.add(connection)),
-            disks: disks(config, &mut descriptors)?,
-            kernel: descriptors.add(open(&config.kernel, true)?),
-            initramfs: descriptors.add(open(&config.initramfs, true)?),
+            begin: begin(&mut descriptors)?,
+            devices: Some(arguments::Devices {
+                vsock: descriptors.add(devices.vsock.connection),
+                share: share_connection.map(|connection| descriptors.add(connection)),
+                disks: disks(config, &mut descriptors)?,
+                networks: networks(config, &mut descriptors)?,
+            }),
         };
         let arguments = arguments::arguments(config, self.accelerator, self.tsc_khz, &inherited);
         let qemu = Process::spawn("QEMU", &self.program, arguments, descriptors)?;
 
         let console = Console::default();
-        let recorder = tokio::spawn(console.clone().record(console_stream, console_file));
-        Ok(Box::new(Machine::start(Parts {
+        let (from_guest, to_guest) = console_stream.into_split();
+        let recorder = tokio::spawn(console.clone().record(from_guest, console_file));
+        Ok(Parts {
             qemu,
-            devices: std::iter::once(vsock.process).chain(share).collect(),
-            control,
+            devices: std::iter::once(devices.vsock.process)
+                .chain(share)
+                .collect(),
+            control: devices.control,
             monitor: Monitor::new(monitor),
             console,
             recorder,
+            to_guest,
             host_ports: config.host_ports.clone(),
-        })))
-    }
-
-    async fn fork(&self, _: &Template, _: &VmConfig) -> Result<Box<dyn RunningVm>> {
-        Err(Error::Unsupported {
-            driver: "qemu",
-            what: "fork a machine from a template yet",
         })
     }
+}
+
+fn boot_files(config: &VmConfig, descriptors: &mut Descriptors) -> Result<BootFiles> {
+    Ok(BootFiles {
+        kernel: descriptors.add(open(&config.kernel, true)?),
+        initramfs: descriptors.add(open(&config.initramfs, true)?),
+    })
 }
 
 fn disks(config: &VmConfig, descriptors: &mut Descriptors) -> Result<Vec<i32>> {
@@ -135,6 +194,18 @@ fn disks(config: &VmConfig, descriptors: &mut Descriptors) -> Result<Vec<i32>> {
         .iter()
         .map(|disk| open(disk).map(|file| descriptors.add(file)))
         .collect()
+}
+
+fn networks(config: &VmConfig, descriptors: &mut Descriptors) -> Result<Vec<i32>> {
+    let copy = |interface: &NetworkInterface| match &interface.backend {
+        NetworkBackend::Stream(fd) | NetworkBackend::Tap(fd) => fd.try_clone(),
+    };
+    config
+        .interfaces
+        .iter()
+        .map(|interface| copy(interface).map(|fd| descriptors.add(fd)))
+        .collect::<std::io::Result<_>>()
+        .map_err(Error::host("cannot pass a network interface on"))
 }
 
 fn open(path: &Path, read_only: bool) -> Result<File> {

@@ -1,19 +1,27 @@
 //! QMP, QEMU's control protocol: one JSON object for each line.
 
-use std::io;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
 
 /// Longest line: QEMU's longest answer to what we ask has a few hundred bytes.
 const LINE_LIMIT: u64 = 64 << 10;
+
+/// Events that are kept until somebody waits for them; older ones are forgotten.
+const EVENTS_KEPT: usize = 32;
 
 /// A QMP connection.
 #[derive(Debug)]
 pub(super) struct Monitor {
     stream: BufReader<UnixStream>,
     negotiated: bool,
+    events: VecDeque<String>,
 }
 
 impl Monitor {
@@ -23,22 +31,69 @@ impl Monitor {
         Self {
             stream: BufReader::new(stream),
             negotiated: false,
+            events: VecDeque::new(),
         }
     }
 
     /// Runs a command and returns its answer.
     pub(super) async fn execute(&mut self, command: &str, arguments: Value) -> io::Result<Value> {
+        self.negotiate().await?;
+        self.request(command, arguments).await
+    }
+
+    /// Gives QEMU a descriptor under a name.
+    pub(super) async fn give(&mut self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        self.negotiate().await?;
+        let line = line("getfd", json!({ "fdname": name }));
+        let stream = self.stream.get_ref();
+        let sent = stream
+            .async_io(Interest::WRITABLE, || {
+                send(stream.as_fd(), line.as_bytes(), descriptor)
+            })
+            .await?;
+        if sent != line.len() {
+            // An empty socket takes a short line whole.
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.answer("getfd").await.map(drop)
+    }
+
+    /// Waits until QEMU has told of an event, unless it already has.
+    pub(super) async fn event(&mut self, name: &str) -> io::Result<()> {
+        loop {
+            if let Some(index) = self.events.iter().position(|event| event == name) {
+                self.events.remove(index);
+                return Ok(());
+            }
+            let message = self.message().await?;
+            self.keep(&message);
+        }
+    }
+
+    async fn negotiate(&mut self) -> io::Result<()> {
         if !self.negotiated {
             self.request("qmp_capabilities", json!({})).await?;
             self.negotiated = true;
         }
-        self.request(command, arguments).await
+        Ok(())
+    }
+
+    fn keep(&mut self, message: &Value) {
+        if let Some(event) = message["event"].as_str() {
+            if self.events.len() == EVENTS_KEPT {
+                self.events.pop_front();
+            }
+            self.events.push_back(event.to_owned());
+        }
     }
 
     async fn request(&mut self, command: &str, arguments: Value) -> io::Result<Value> {
-        let mut line = json!({ "execute": command, "arguments": arguments }).to_string();
-        line.push('\n');
+        let line = line(command, arguments);
         self.stream.get_mut().write_all(line.as_bytes()).await?;
+        self.answer(command).await
+    }
+
+    async fn answer(&mut self, command: &str) -> io::Result<Value> {
         loop {
             // The greeting and events come in between.
             let mut message = self.message().await?;
@@ -49,6 +104,7 @@ impl Monitor {
                 let description = error["desc"].as_str().unwrap_or("no reason given");
                 return Err(io::Error::other(format!("{command}: {description}")));
             }
+            self.keep(&message);
         }
     }
 
@@ -63,6 +119,26 @@ impl Monitor {
         }
         serde_json::from_slice(&line).map_err(io::Error::from)
     }
+}
+
+fn line(command: &str, arguments: Value) -> String {
+    json!({ "execute": command, "arguments": arguments }).to_string() + "\n"
+}
+
+fn send(socket: BorrowedFd<'_>, line: &[u8], descriptor: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [descriptor];
+    assert!(
+        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)),
+        "the buffer has room for one descriptor"
+    );
+    Ok(rustix::net::sendmsg(
+        socket,
+        &[IoSlice::new(line)],
+        &mut ancillary,
+        SendFlags::NOSIGNAL,
+    )?)
 }
 
 #[cfg(test)]
@@ -90,6 +166,8 @@ mod tests {
         assert_eq!(answer.expect("answer")["status"], "paused");
         let error = monitor.execute("stop", json!({})).await;
         assert_eq!(error.expect_err("refused").to_string(), "stop: no");
+        monitor.event("STOP").await.expect("it was told before");
+        assert!(monitor.event("STOP").await.is_err(), "only once");
         assert!(monitor.execute("cont", json!({})).await.is_err(), "gone");
         qemu.await.expect("ended");
     }

@@ -117,7 +117,7 @@ fn place(root: &Root, mount: &Mount) -> Result<()> {
         return bind(root, &source, destination, &options);
     }
     if kind == VOLUME {
-        return volume(root, destination);
+        return volume(root, destination, &options);
     }
     let target = root.folder(destination)?;
     let kind = match kind {
@@ -152,20 +152,29 @@ fn bind(root: &Root, source: &Path, destination: &Path, options: &Options) -> Re
         rustix::mount::mount_bind(source, target.as_str())
     };
     bound.map_err(failed())?;
-    if !options.flags.is_empty() {
-        // The name means the new mount now, the descriptor what is below it.
-        let target = root.existing(destination)?;
-        remount(&descriptor_path(&target), options.flags).map_err(failed())?;
-    }
+    restrict(root, destination, options)?;
     options.propagate(root, destination)
 }
 
 /// A volume that lives in the writable layer: a mount of its own, so that it can be
 /// written although the rootfs is read-only.
-fn volume(root: &Root, destination: &Path) -> Result<()> {
-    let path = descriptor_path(&root.folder(destination)?);
-    rustix::mount::mount_bind(path.as_str(), path.as_str())
-        .map_err(Error::path("mount", destination))
+fn volume(root: &Root, destination: &Path, options: &Options) -> Result<()> {
+    let failed = || Error::path("mount", destination);
+    // Held open until it is mounted: the path leads through the descriptor.
+    let target = root.folder(destination)?;
+    let path = descriptor_path(&target);
+    rustix::mount::mount_bind(path.as_str(), path.as_str()).map_err(failed())?;
+    restrict(root, destination, options)
+}
+
+/// Gives a new bind mount its flags.
+fn restrict(root: &Root, destination: &Path, options: &Options) -> Result<()> {
+    if options.flags.is_empty() {
+        return Ok(());
+    }
+    // The name means the new mount now, an older descriptor what is below it.
+    let target = root.existing(destination)?;
+    remount(&descriptor_path(&target), options.flags).map_err(Error::path("mount", destination))
 }
 
 fn bind_file(root: &Root, source: &Path, destination: &Path) -> Result<()> {

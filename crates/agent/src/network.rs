@@ -1,0 +1,234 @@
+//! Interfaces, addresses, routes and neighbours: the guest takes the place that its
+//! container has in the host's network.
+
+use std::net::IpAddr;
+
+use caisson_netlink::{Cidr, Link, Mac, Neighbour, Route, Socket};
+use caisson_protocol::agent::{self as api, ConfigureRequest, InterfaceStats};
+
+use crate::error::{Error, Result};
+
+/// Longest name of an interface (`IFNAMSIZ` without the zero).
+const NAME_LIMIT: usize = 15;
+
+/// Sets up all that the request has. Interfaces are found by their hardware address,
+/// for the kernel names them in the order in which it finds them.
+pub fn set_up(request: &ConfigureRequest) -> Result<()> {
+    if request.interfaces.is_empty() {
+        return Ok(());
+    }
+    let mut socket = open()?;
+    let links = socket.links().map_err(Error::system("list interfaces"))?;
+    let mut named = Vec::with_capacity(request.interfaces.len());
+    for interface in &request.interfaces {
+        let link = find(&links, interface)?;
+        named.push((interface.name.as_str(), link.index));
+    }
+    rename(&mut socket, &links, &named)?;
+    for (interface, (_, index)) in request.interfaces.iter().zip(&named) {
+        raise(&mut socket, interface, *index)?;
+    }
+    let index = |name: &str| -> Result<u32> {
+        let found = named.iter().find(|(known, _)| *known == name);
+        found
+            .map(|(_, index)| *index)
+            .ok_or_else(|| Error::Missing(format!("interface {name:?}")))
+    };
+    for neighbour in &request.neighbours {
+        let entry = Neighbour {
+            link: index(&neighbour.interface)?,
+            address: address(&neighbour.address)?,
+            mac: mac(&neighbour.mac)?,
+        };
+        let doing = || format!("add the neighbour {}", entry.address);
+        socket
+            .add_neighbour(&entry)
+            .map_err(Error::system(doing()))?;
+    }
+    // The way to a gateway before what goes through it.
+    let (direct, indirect): (Vec<_>, Vec<_>) = request
+        .routes
+        .iter()
+        .partition(|route| route.gateway.is_empty());
+    for wanted in direct.into_iter().chain(indirect) {
+        let route = route(wanted, index(&wanted.interface)?)?;
+        let doing = || format!("add the route to {}", route.destination);
+        socket.add_route(&route).map_err(Error::system(doing()))?;
+    }
+    Ok(())
+}
+
+/// What went through each interface but the loopback.
+pub fn stats() -> Result<Vec<InterfaceStats>> {
+    let links = open()?.links().map_err(Error::system("list interfaces"))?;
+    let links = links.into_iter().filter(|link| !link.loopback);
+    Ok(links
+        .map(|link| InterfaceStats {
+            name: link.name,
+            received_bytes: link.counters.received_bytes,
+            received_packets: link.counters.received_packets,
+            received_errors: link.counters.received_errors,
+            received_dropped: link.counters.received_dropped,
+            sent_bytes: link.counters.sent_bytes,
+            sent_packets: link.counters.sent_packets,
+            sent_errors: link.counters.sent_errors,
+            sent_dropped: link.counters.sent_dropped,
+            ..Default::default()
+        })
+        .collect())
+}
+
+fn open() -> Result<Socket> {
+    Socket::open().map_err(Error::system("open a netlink socket"))
+}
+
+fn find<'a>(links: &'a [Link], interface: &api::Interface) -> Result<&'a Link> {
+    let mac = mac(&interface.mac)?;
+    let mut fitting = links
+        .iter()
+        .filter(|link| !link.loopback && link.mac == Some(mac));
+    match (fitting.next(), fitting.next()) {
+        (Some(link), None) => Ok(link),
+        (None, _) => Err(Error::Missing(format!(
+            "interface with the hardware address {mac:02x?}"
+        ))),
+        (Some(_), Some(_)) => Err(Error::Invalid(format!(
+            "several interfaces have the hardware address {mac:02x?}"
+        ))),
+    }
+}
+
+/// Gives each interface its name. Two may have to swap theirs.
+fn rename(socket: &mut Socket, links: &[Link], named: &[(&str, u32)]) -> Result<()> {
+    let current = |index| {
+        let link = links.iter().find(|link| link.index == index);
+        link.map_or("", |link| link.name.as_str())
+    };
+    let mut rename = |index: u32, name: &str| {
+        let doing = || format!("name an interface {name:?}");
+        socket.rename(index, name).map_err(Error::system(doing()))
+    };
+    let wrong: Vec<_> = named
+        .iter()
+        .filter(|(name, index)| current(*index) != *name)
+        .collect();
+    for (_, index) in &wrong {
+        rename(*index, &format!("caisson{index}"))?;
+    }
+    for (name, index) in wrong {
+        if name.is_empty() || name.len() > NAME_LIMIT {
+            return Err(Error::Invalid(format!("no interface is named {name:?}")));
+        }
+        rename(*index, name)?;
+    }
+    Ok(())
+}
+
+fn raise(socket: &mut Socket, interface: &api::Interface, index: u32) -> Result<()> {
+    let name = &interface.name;
+    socket
+        .set_up_bare(index, interface.mtu)
+        .map_err(Error::system(format!("start {name}")))?;
+    for address in &interface.addresses {
+        let doing = || format!("give {name} the address {address}");
+        socket
+            .add_address(index, cidr(address)?)
+            .map_err(Error::system(doing()))?;
+    }
+    Ok(())
+}
+
+fn route(wanted: &api::Route, link: u32) -> Result<Route> {
+    let optional = |text: &str| -> Result<Option<IpAddr>> {
+        (!text.is_empty()).then(|| address(text)).transpose()
+    };
+    let gateway = optional(&wanted.gateway)?;
+    Ok(Route {
+        link,
+        destination: cidr(&wanted.destination)?,
+        gateway,
+        on_link: wanted.on_link,
+        source: optional(&wanted.source)?,
+        metric: wanted.metric,
+        scope: match gateway {
+            Some(_) => libc::RT_SCOPE_UNIVERSE,
+            None => libc::RT_SCOPE_LINK,
+        },
+        protocol: libc::RTPROT_BOOT,
+    })
+}
+
+fn cidr(text: &str) -> Result<Cidr> {
+    text.parse().map_err(Error::Invalid)
+}
+
+fn address(text: &str) -> Result<IpAddr> {
+    text.parse()
+        .map_err(|_| Error::Invalid(format!("{text:?} is no address")))
+}
+
+fn mac(bytes: &[u8]) -> Result<Mac> {
+    bytes
+        .try_into()
+        .map_err(|_| Error::Invalid(format!("{bytes:02x?} is no hardware address")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_are_read() {
+        let wanted = api::Route {
+            destination: "::/0".to_owned(),
+            gateway: "fe80::1".to_owned(),
+            metric: 7,
+            ..Default::default()
+        };
+        let found = route(&wanted, 2).expect("a route");
+        assert_eq!(found.gateway, Some("fe80::1".parse().expect("an address")));
+        assert_eq!(
+            (found.link, found.metric, found.scope),
+            (2, 7, libc::RT_SCOPE_UNIVERSE)
+        );
+        let on_link = api::Route {
+            destination: "10.1.0.0/16".to_owned(),
+            ..Default::default()
+        };
+        let found = route(&on_link, 2).expect("a route");
+        assert_eq!((found.gateway, found.scope), (None, libc::RT_SCOPE_LINK));
+        let hostile = api::Route {
+            destination: "everywhere".to_owned(),
+            ..Default::default()
+        };
+        assert!(route(&hostile, 2).is_err());
+    }
+
+    #[test]
+    fn interfaces_are_found_by_hardware_address() {
+        let link = |index, mac: Mac| Link {
+            index,
+            name: format!("eth{index}"),
+            mac: Some(mac),
+            mtu: 1500,
+            kind: String::new(),
+            loopback: index == 1,
+            up: false,
+            counters: Default::default(),
+        };
+        let links = [
+            link(1, [0; 6]),
+            link(2, [2; 6]),
+            link(3, [3; 6]),
+            link(4, [3; 6]),
+        ];
+        let wanted = |mac: &[u8]| api::Interface {
+            mac: mac.to_vec(),
+            ..Default::default()
+        };
+        assert_eq!(find(&links, &wanted(&[2; 6])).expect("found").index, 2);
+        for bad in [&[0; 6][..], &[3; 6], &[4; 6], &[2; 5]] {
+            assert!(find(&links, &wanted(bad)).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Starting in the middle: a machine that continues where its template stopped.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use rustix::fs::MemfdFlags;
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+
+use super::arguments::{Begin, HOTPLUG, vhost_user_devices};
+use super::freeze;
+use super::machine::{Machine, Parts};
+use super::{Qemu, file, open, slot};
+use crate::template::{MEMORY, STATE, Template, copy_written};
+use crate::{Error, Result, VmConfig};
+
+/// The memory that a fork begins with.
+enum Memory {
+    /// The template's own: QEMU copies what its guest writes to, page by page.
+    Template(File),
+    /// A copy that device processes can share.
+    Copy { template: File, copy: File },
+}
+
+/// Forks a template. The machine runs when this returns; its agent has been told to
+/// go on.
+pub(super) async fn fork(qemu: &Qemu, template: &Template, config: &VmConfig) -> Result<Machine> {
+    // The file system device maps the memory, which must then be this machine's own. The
+    // vsock device can do without.
+    let private = config.share.is_none();
+    let memory = memory(&template.directory.join(MEMORY), private)?;
+    let state_path = template.directory.join(STATE);
+    let state = open(&state_path, true)?;
+    let devices = qemu.devices(config, private)?;
+    let mut state_number = 0;
+    let mut parts = qemu.start(config, devices, |descriptors| {
+        state_number = descriptors.add(state);
+        let memory = match &memory {
+            Memory::Template(memory) => memory,
+            Memory::Copy { copy, .. } => copy,
+        };
+        let memory = memory
+            .try_clone()
+            .map_err(Error::host("cannot pass the memory on"))?;
+        Ok(Begin::Fork {
+            memory: descriptors.add(memory),
+            private,
+        })
+    })?;
+    match memory {
+        Memory::Template(_) => give_memory(&parts).await?,
+        // While QEMU makes its machine.
+        Memory::Copy { template, copy } => {
+            tokio::task::spawn_blocking(move || copy_written(&template, &copy))
+                .await
+                .map_err(io::Error::other)
+                .flatten()
+                .map_err(Error::host("cannot copy the template's memory"))?;
+        }
+    }
+    if let Err(error) = resume(&mut parts, state_number, config).await {
+        return Err(freeze::failed(parts.qemu, "continuing from the template", error).await);
+    }
+    parts
+        .to_guest
+        .write_all(slot::wake_up(config).as_bytes())
+        .await
+        .map_err(|_| Error::Ended)?;
+    Ok(Machine::start(parts))
+}
+
+fn memory(path: &Path, private: bool) -> Result<Memory> {
+    // QEMU opens it for reading and writing; it writes to its own copies.
+    let template = open(path, true)?;
+    if private {
+        return Ok(Memory::Template(template));
+    }
+    let make = || {
+        let copy = File::from(rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC)?);
+        copy.set_len(template.metadata()?.len())?;
+        Ok(copy)
+    };
+    let copy = make().map_err(Error::host("cannot make the machine's memory"))?;
+    Ok(Memory::Copy { template, copy })
+}
+
+/// Lets the vsock device reach the memory of QEMU, which has to run for that.
+async fn give_memory(parts: &Parts) -> Result<()> {
+    let pid = parts.qemu.id().ok_or(Error::Ended)?;
+    let path = format!("/proc/{pid}/mem");
+    let memory = File::options()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(file(Path::new(&path)))?;
+    parts.control.give_memory(&memory).await
+}
+
+/// Loads the state and plugs the other devices in. The CPUs run, but the agent sleeps.
+async fn resume(parts: &mut Parts, state: i32, config: &VmConfig) -> io::Result<()> {
+    let monitor = &mut parts.monitor;
+    monitor
+        .execute("migrate-set-capabilities", freeze::capabilities())
+        .await?;
+    let arguments = json!({ "uri": format!("fd:{state}") });
+    monitor.execute("migrate-incoming", arguments).await?;
+    monitor.event("RESUME").await?;
+    for (slot, device) in vhost_user_devices(config) {
+        let approve = json!({
+            "path": slot.bus(),
+            "property": "hotplug-handler",
+            "value": HOTPLUG,
+        });
+        monitor.execute("qom-set", approve).await?;
+        monitor.execute("device_add", device).await?;
+    }
+    Ok(())
+}

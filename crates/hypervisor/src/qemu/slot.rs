@@ -1,0 +1,162 @@
+//! The virtio-mmio transports of a microvm, and which device is in which.
+//!
+//! Without ACPI there are eight, from 0xfeb00000 on, with an interrupt each from 5 on
+//! (`hw/i386/microvm.c`). They are there whether a device is plugged in or not. QEMU
+//! tells the guest of those with a device; a template is told of all that its forks
+//! may use.
+
+use std::fmt::Write;
+
+use crate::{Error, Result, VmConfig};
+
+/// Number of a transport.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Slot(u8);
+
+/// The vsock device.
+pub(super) const VSOCK: Slot = Slot(7);
+
+/// The shared folder tree.
+pub(super) const SHARE: Slot = Slot(6);
+
+/// Of this one no guest is told: its interrupt is that of the clock.
+pub(super) const UNTOLD: Slot = Slot(3);
+
+/// Disks in order.
+const DISKS: [Slot; 5] = [Slot(5), Slot(4), Slot(2), Slot(1), Slot(0)];
+
+/// Network interfaces take what disks leave, from the other end.
+pub(super) fn networks() -> impl Iterator<Item = Slot> {
+    DISKS.into_iter().rev()
+}
+
+impl Slot {
+    /// Name of its bus in QEMU.
+    pub(super) fn bus(self) -> String {
+        format!("virtio-mmio-bus.{}", self.0)
+    }
+}
+
+/// The slots of disks, in order.
+pub(super) fn disks() -> impl Iterator<Item = Slot> {
+    DISKS.into_iter()
+}
+
+/// Every slot that is used, in the order in which a template is told of them: the
+/// guest's kernel numbers its platform devices by it.
+fn all() -> impl Iterator<Item = Slot> {
+    [VSOCK, SHARE].into_iter().chain(DISKS)
+}
+
+/// Whether there are slots for all devices.
+pub(super) fn check(config: &VmConfig) -> Result<()> {
+    if config.disks.len() + config.interfaces.len() > DISKS.len() {
+        return Err(Error::Unsupported {
+            driver: "qemu",
+            what: "attach more than five disks and network interfaces together",
+        });
+    }
+    Ok(())
+}
+
+/// Tells the kernel of every slot (`virtio_mmio.device`,
+/// Documentation/admin-guide/kernel-parameters.txt).
+pub(super) fn kernel_parameters() -> String {
+    let mut line = String::new();
+    for Slot(number) in all() {
+        let address = 0xfeb0_0000 + u64::from(number) * 512;
+        let interrupt = 5 + number;
+        // Writing to a string cannot fail.
+        let _ = write!(line, " virtio_mmio.device=512@{address:#x}:{interrupt}");
+    }
+    line
+}
+
+/// What wakes a fork: the numbers of its devices among [`all`].
+pub(super) fn wake_up(config: &VmConfig) -> String {
+    let used = |slot| match slot {
+        VSOCK => true,
+        SHARE => config.share.is_some(),
+        other => disks()
+            .take(config.disks.len())
+            .chain(networks().take(config.interfaces.len()))
+            .any(|taken| taken == other),
+    };
+    let numbers: Vec<_> = all()
+        .zip(0..)
+        .filter(|(slot, _)| used(*slot))
+        .map(|(_, number): (_, u8)| number.to_string())
+        .collect();
+    numbers.join(" ") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use caisson_protocol::WAKE_UP_LIMIT;
+
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{Disk, NetworkBackend, NetworkInterface, Share};
+
+    fn config(disks: usize, share: bool) -> VmConfig {
+        let disk = Disk {
+            path: "/d".into(),
+            serial: "d".to_owned(),
+            read_only: true,
+        };
+        VmConfig {
+            name: String::new(),
+            kernel: "/k".into(),
+            initramfs: "/i".into(),
+            kernel_parameters: Vec::new(),
+            cpus: 1,
+            memory: 1 << 28,
+            disks: vec![disk; disks],
+            share: share.then(|| Share {
+                tag: "t".to_owned(),
+                mounts: Vec::new(),
+                tree: None,
+            }),
+            interfaces: Vec::new(),
+            host_ports: Vec::new(),
+            cid: 3,
+            console: "/c".into(),
+            run_directory: "/r".into(),
+        }
+    }
+
+    #[test]
+    fn a_fork_is_woken_with_its_devices() {
+        assert_eq!(wake_up(&config(2, false)), "0 2 3\n");
+        let most = wake_up(&config(5, true));
+        assert_eq!(most, "0 1 2 3 4 5 6\n");
+        assert!(most.len() <= WAKE_UP_LIMIT);
+    }
+
+    #[test]
+    fn interfaces_and_disks_have_slots_of_their_own() {
+        let interface = || NetworkInterface {
+            mac: [2; 6],
+            backend: NetworkBackend::Stream(Arc::new(
+                std::os::unix::net::UnixStream::pair()
+                    .expect("pair")
+                    .0
+                    .into(),
+            )),
+        };
+        let mut config = config(2, false);
+        config.interfaces = vec![interface(), interface()];
+        assert_eq!(wake_up(&config), "0 2 3 5 6\n");
+        config.interfaces.push(interface());
+        assert!(check(&config).is_ok());
+        config.interfaces.push(interface());
+        assert!(check(&config).is_err());
+    }
+
+    #[test]
+    fn there_are_five_slots_for_disks() {
+        assert!(check(&config(5, true)).is_ok());
+        assert!(check(&config(6, false)).is_err());
+    }
+}

@@ -1,0 +1,97 @@
+//! What is written down about a template, and whether it is still so.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::recipe::{FileIdentity, Recipe, hexadecimal};
+use super::{MEMORY, STATE};
+
+/// Name of the file that holds it: a template without one is not complete.
+const FILE: &str = "template.json";
+
+/// What is written down about a template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Description {
+    /// Key of the recipe.
+    pub key: String,
+    /// What the template depends on.
+    pub recipe: Recipe,
+    /// When it was made, seconds since the epoch.
+    pub created: u64,
+    /// Bytes of the disk that it takes.
+    pub disk: u64,
+    /// Identity of the memory's file, which is too much to be read at each start. Whoever
+    /// writes to it changes the time of its last change, and cannot change it back.
+    memory: String,
+    /// SHA-256 of the state.
+    state_sha256: String,
+}
+
+impl Description {
+    /// Describes what a driver has left in `directory`.
+    pub(super) fn of(directory: &Path, recipe: &Recipe) -> io::Result<Self> {
+        let memory = directory.join(MEMORY);
+        let state = directory.join(STATE);
+        Ok(Self {
+            key: recipe.key(),
+            recipe: recipe.clone(),
+            created: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs(),
+            disk: (memory.metadata()?.blocks() + state.metadata()?.blocks()) * 512,
+            memory: FileIdentity::of(&memory)?.to_string(),
+            state_sha256: hexadecimal(&fs::read(state)?),
+        })
+    }
+
+    /// Writes it, so that it outlives a loss of power.
+    pub(super) fn write(&self, directory: &Path) -> io::Result<()> {
+        let mut file = File::create_new(directory.join(FILE))?;
+        serde_json::to_writer_pretty(&mut file, self)?;
+        file.sync_all()?;
+        File::open(directory)?.sync_all()
+    }
+
+    /// Reads the one of a template; `None` if there is no such template.
+    pub(super) fn read(directory: &Path) -> Result<Option<Self>, String> {
+        match fs::read(directory.join(FILE)) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|error| format!("{FILE} is damaged: {error}")),
+            Err(_) if !directory.exists() => Ok(None),
+            Err(error) => Err(format!("{FILE}: {error}")),
+        }
+    }
+
+    /// Whether the files are those that were described; else, what is wrong.
+    pub(super) fn check(&self, directory: &Path, key: &str) -> Result<(), String> {
+        let failed = |name: &str| {
+            let name = name.to_owned();
+            move |error: io::Error| format!("{name}: {error}")
+        };
+        let memory = FileIdentity::of(&directory.join(MEMORY)).map_err(failed(MEMORY))?;
+        let state = fs::read(directory.join(STATE)).map_err(failed(STATE))?;
+        let wrong = [
+            (self.key != key, "it is of another recipe"),
+            (
+                memory.to_string() != self.memory,
+                "the memory is not what was written",
+            ),
+            (
+                hexadecimal(&state) != self.state_sha256,
+                "the state has another checksum",
+            ),
+        ];
+        match wrong.iter().find(|(is, _)| *is) {
+            Some((_, what)) => Err((*what).to_owned()),
+            None => Ok(()),
+        }
+    }
+}
