@@ -63,6 +63,8 @@ fn examine(settings: &Settings) -> Report {
         parts::kernel(&settings.kernel),
         parts::initramfs(&settings.initramfs),
         parts::mkfs(),
+        parts::passt(settings),
+        parts::templates(settings),
     ]);
     Report {
         ready: checks.iter().all(|check| check.verdict != Verdict::Bad),

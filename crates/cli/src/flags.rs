@@ -3,6 +3,7 @@
 //! Names and meanings are Docker's. Values are read into their types while the
 //! command line is parsed, so that a mistake is named together with its flag.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use caisson_storage::Platform;
@@ -12,13 +13,15 @@ use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, ValueEnum};
 use oci_spec::runtime::PosixRlimit;
 
 use crate::config;
+use crate::container::NetworkMode;
 use crate::refuse::RefusedFlags;
 use crate::signal;
 use crate::spec::capability::{self, CapabilityName};
+use crate::spec::egress::Place;
 use crate::spec::security::{self, SecurityOption};
 use crate::spec::sysctl::{self, Sysctl};
 use crate::spec::volume::{self, VolumeRequest};
-use crate::spec::{device, environment, identity, label, limit, size};
+use crate::spec::{device, environment, identity, label, limit, network, size};
 
 /// When an image is fetched although a name for it may be there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -93,6 +96,27 @@ pub struct CreateFlags {
     /// Host name
     #[arg(short = 'h', long, value_name = "NAME", value_parser = identity::host_name)]
     pub hostname: Option<String>,
+    /// Network: user, bridge, none, or the name of a CNI network
+    #[arg(long, alias = "net", value_name = "NAME", value_parser = network::mode)]
+    pub network: Option<NetworkMode>,
+    /// Publish a port of the container on the host
+    #[arg(short, long, value_name = "[[ADDRESS:]PORT:]PORT[/udp]", value_parser = network::publish)]
+    pub publish: Vec<network::Ports>,
+    /// Let the container connect to this place only; may be given several times
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub allow: Vec<Place>,
+    /// Do not let the container connect to this place; `all` is every place
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub deny: Vec<Place>,
+    /// Resolver instead of the host's
+    #[arg(long, value_name = "ADDRESS")]
+    pub dns: Vec<IpAddr>,
+    /// Domain in which short names are looked up
+    #[arg(long, value_name = "DOMAIN", value_parser = network::search)]
+    pub dns_search: Vec<String>,
+    /// Option of the resolver, as in resolv.conf
+    #[arg(long, alias = "dns-opt", value_name = "OPTION", value_parser = network::option)]
+    pub dns_option: Vec<String>,
     /// Add a line to /etc/hosts
     #[arg(long, value_name = "NAME:ADDRESS", value_parser = identity::host_line)]
     pub add_host: Vec<String>,

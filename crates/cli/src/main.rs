@@ -25,7 +25,9 @@ use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 use nix::sys::signal::{SigHandler, Signal};
 
-use command::{bench, copy, exec, images, inspect, lifecycle, logs, ps, run, stats};
+use command::{
+    bench, copy, exec, images, inspect, lifecycle, logs, port, ps, run, setup, stats, template,
+};
 use container::ContainerStore;
 
 /// Exit code for failures of ours, as Docker has it.
@@ -66,6 +68,8 @@ enum Command {
     /// List containers
     #[command(visible_alias = "list")]
     Ps(ps::PsFlags),
+    /// Show where the ports of a container are published
+    Port(port::PortFlags),
     /// Show what a container wrote
     Logs(logs::LogsFlags),
     /// Stop containers
@@ -98,6 +102,11 @@ enum Command {
     Images(images::ImagesFlags),
     /// Remove images
     Rmi(images::RemoveImageFlags),
+    /// Work with the machines from which others are forked
+    Template {
+        #[command(subcommand)]
+        command: template::TemplateCommand,
+    },
     /// Measure, as ratios within one run
     Bench {
         #[command(subcommand)]
@@ -113,6 +122,11 @@ enum Command {
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
+    },
+    /// Make a container engine know Caisson as a runtime
+    Setup {
+        #[command(subcommand)]
+        command: setup::SetupCommand,
     },
     /// Print a script that completes commands and flags in a shell
     Completions {
@@ -147,6 +161,7 @@ impl Command {
         matches!(
             self,
             Self::Ps(_)
+                | Self::Port(_)
                 | Self::Inspect { .. }
                 | Self::Stats(_)
                 | Self::Images(_)
@@ -245,6 +260,7 @@ fn dispatch(cli: &Cli, begin: Instant) -> Result<u8> {
         Command::Start(flags) => return lifecycle::start(flags, &store()?, &settings),
         Command::Exec(flags) => return exec::exec(flags, &store()?),
         Command::Ps(flags) => ps::ps(flags, &store()?)?,
+        Command::Port(flags) => port::port(flags, &store()?)?,
         Command::Logs(flags) => logs::logs(flags, &store()?)?,
         Command::Stop(flags) => lifecycle::stop(flags, &store()?)?,
         Command::Kill(flags) => lifecycle::kill(flags, &store()?)?,
@@ -259,6 +275,7 @@ fn dispatch(cli: &Cli, begin: Instant) -> Result<u8> {
         Command::Load(flags) => images::load(flags, &settings)?,
         Command::Images(flags) => images::images(flags, &settings)?,
         Command::Rmi(flags) => images::remove(flags, &store()?, &settings)?,
+        Command::Template { command } => template::template(command, &settings)?,
         Command::Bench {
             command: BenchCommand::Start(flags),
         } => bench::start(flags, &store()?, &settings)?,
@@ -266,6 +283,7 @@ fn dispatch(cli: &Cli, begin: Instant) -> Result<u8> {
         Command::Config {
             command: ConfigCommand::Show,
         } => print!("{}", settings.show()),
+        Command::Setup { command } => setup::setup(command)?,
         Command::Completions { shell } => {
             clap_complete::generate(
                 *shell,

@@ -7,8 +7,9 @@ use clap::builder::ArgAction;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 
-const LATER: &str = "containers have no network yet; this arrives with networking, until then only \
-                     `--network none` is there";
+const OWN_ADDRESS: &str = "the network chooses the addresses; a CNI network whose IPAM plugin is \
+                           `static` gives one of your choice";
+const NO_NAMES: &str = "containers are not found by name; name the other with --add-host";
 const OWN_KERNEL: &str = "the container has a kernel of its own";
 const ONE_CPU_SHARE: &str =
     "nothing else competes for CPU time in the container's virtual machine; limit it with --cpus";
@@ -63,13 +64,6 @@ const fn short(short: char, refused: Refused) -> Refused {
 #[rustfmt::skip]
 static REFUSED: &[Refused] = &[
     // Namespaces: those of the host belong to another kernel.
-    value("network", &["none"], &[
-        ("host", "the container has a kernel of its own, so it cannot use the host's network stack; \
-                  publishing ports arrives with networking, until then use `--network none`"),
-        ("container:", "the other container is in a virtual machine of its own, whose network stack cannot be joined"),
-        ("", LATER),
-    ]),
-    value("net", &["none"], &[("", "use --network; containers have no network yet, so only `--network none` is there")]),
     value("pid", &["", "private"], &[
         ("host", "the container has a kernel of its own, which does not know the host's processes; \
                   use a container runtime without virtual machines to see them"),
@@ -95,20 +89,15 @@ static REFUSED: &[Refused] = &[
     value("device-write-bps", &[], &[("", NO_THROTTLE)]),
     value("device-write-iops", &[], &[("", NO_THROTTLE)]),
     // Network.
-    short('p', value("publish", &[], &[("", LATER)])),
-    short('P', switch("publish-all", &[("", LATER)])),
-    value("expose", &[], &[("", LATER)]),
-    value("link", &[], &[("", "links between containers are a relic; name resolution arrives with networking")]),
-    value("link-local-ip", &[], &[("", LATER)]),
-    value("network-alias", &[], &[("", LATER)]),
-    value("net-alias", &[], &[("", LATER)]),
-    value("dns", &[], &[("", LATER)]),
-    value("dns-option", &[], &[("", LATER)]),
-    value("dns-opt", &[], &[("", LATER)]),
-    value("dns-search", &[], &[("", LATER)]),
-    value("ip", &[], &[("", LATER)]),
-    value("ip6", &[], &[("", LATER)]),
-    value("mac-address", &[], &[("", LATER)]),
+    short('P', switch("publish-all", &[("", "what an image exposes is a note of its author; publish the ports that you need with --publish")])),
+    value("expose", &[], &[("", "no list of ports is kept; publish what shall be reached with --publish")]),
+    value("link", &[], &[("", "links between containers are a relic; name the other with --add-host")]),
+    value("link-local-ip", &[], &[("", OWN_ADDRESS)]),
+    value("network-alias", &[], &[("", NO_NAMES)]),
+    value("net-alias", &[], &[("", NO_NAMES)]),
+    value("ip", &[], &[("", OWN_ADDRESS)]),
+    value("ip6", &[], &[("", OWN_ADDRESS)]),
+    value("mac-address", &[], &[("", OWN_ADDRESS)]),
     value("domainname", &[""], &[("", "there is no NIS domain; give the full name with --hostname")]),
     // Volumes.
     value("volumes-from", &[], &[("", "name the volumes with --volume: each container has a virtual machine of its own \
@@ -272,12 +261,9 @@ mod tests {
     #[test]
     fn reasons_fit_the_value() {
         for (line, words) in [
-            ("--network host", "kernel of its own"),
-            ("--network=bridge", "arrives with networking"),
-            ("--network container:web", "virtual machine of its own"),
             ("--pid host", "host's processes"),
-            ("-p 80:80", "arrives with networking"),
-            ("-P", "arrives with networking"),
+            ("-P", "--publish"),
+            ("--ip 10.0.0.2", "CNI"),
             ("--gpus all", "GPU"),
             ("--oom-kill-disable", "--memory"),
             ("--restart always", "systemd"),
@@ -290,7 +276,6 @@ mod tests {
     #[test]
     fn what_is_so_anyway_is_accepted() {
         for line in [
-            "--network none",
             "--pid=",
             "--ipc private",
             "--cgroupns private",

@@ -14,6 +14,7 @@ use super::terminal::{self, RawMode};
 use super::{Refused, answer};
 use crate::container::Container;
 use crate::supervisor::control::{Connection, Request, Response, Streams};
+use crate::supervisor::log::Source;
 
 /// Bytes moved at a time.
 const CHUNK: usize = 64 << 10;
@@ -34,6 +35,11 @@ pub struct Attachment {
     pub streams: Streams,
     remote: Vec<OwnedFd>,
     outputs: Vec<JoinHandle<()>>,
+    /// Outputs of ours that nobody reads any more.
+    closed: (
+        mpsc::UnboundedSender<Source>,
+        mpsc::UnboundedReceiver<Source>,
+    ),
     stdin: Option<io::PipeWriter>,
     raw: Option<RawMode>,
 }
@@ -61,6 +67,7 @@ impl Attachment {
             },
             remote: Vec::new(),
             outputs: Vec::new(),
+            closed: mpsc::unbounded_channel(),
             stdin: None,
             raw: None,
         };
@@ -69,9 +76,9 @@ impl Attachment {
             attachment.remote.push(read.into());
             attachment.stdin = Some(write);
         }
-        attachment.output(io::stdout().as_fd().try_clone_to_owned()?)?;
+        attachment.output(Source::Output, io::stdout().as_fd().try_clone_to_owned()?)?;
         if !wish.terminal {
-            attachment.output(io::stderr().as_fd().try_clone_to_owned()?)?;
+            attachment.output(Source::Error, io::stderr().as_fd().try_clone_to_owned()?)?;
         }
         if wish.terminal && wish.stdin {
             attachment.raw = RawMode::enter().context("cannot prepare the terminal")?;
@@ -79,12 +86,16 @@ impl Attachment {
         Ok(attachment)
     }
 
-    fn output(&mut self, to: OwnedFd) -> Result<()> {
+    fn output(&mut self, source: Source, to: OwnedFd) -> Result<()> {
         let (mut read, write) = io::pipe()?;
+        let closed = self.closed.0.clone();
         self.remote.push(write.into());
         self.outputs.push(std::thread::spawn(move || {
             // A reader that went away ends the copy; the container sees a closed pipe.
-            let _ = copy(&mut read, &mut File::from(to));
+            if copy(&mut read, &mut File::from(to)).is_err() {
+                drop(read);
+                let _ = closed.send(source);
+            }
         }));
         Ok(())
     }
@@ -128,6 +139,9 @@ impl Attachment {
                         raw.again().context("cannot prepare the terminal")?;
                     }
                     connection.send(&Request::Signal(number), &[]).await?;
+                }
+                Some(source) = self.closed.1.recv() => {
+                    connection.send(&Request::CloseOutput(source), &[]).await?;
                 }
                 Some(()) = resized.recv(), if self.streams.terminal.is_some() => {
                     let (rows, columns) = terminal::size();

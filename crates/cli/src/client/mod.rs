@@ -9,7 +9,7 @@ pub use spawn::spawn;
 
 use anyhow::{Context, Result, bail};
 
-use crate::container::{Container, Status};
+use crate::container::{Container, Status, lease};
 use crate::supervisor::control::{Connection, Request, Response};
 
 /// Connects to the supervisor of a container that must be live.
@@ -65,6 +65,9 @@ pub async fn answer(container: &Container, connection: &Connection) -> Result<Re
 
 /// With `--rm`, nothing shall be left, and the supervisor cannot see to it any more.
 fn remove_lost(container: &Container) {
+    if let Err(error) = lease::release(container) {
+        tracing::warn!("a place in a network is not given back: {error:#}");
+    }
     let removed = container
         .wait_free()
         .and_then(|()| container.hold())

@@ -1,6 +1,7 @@
 //! `caisson bench`: measurements whose figures are ratios of one run.
 
 mod floor;
+mod series;
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use crate::container::{Container, ContainerStore};
 use crate::supervisor::control::{Request, Response, Stats};
 use crate::supervisor::machine;
 use crate::table::Table;
+use series::{Run, Series, median, milliseconds};
 
 /// `caisson bench start`.
 #[derive(Debug, Args)]
@@ -32,8 +34,8 @@ pub struct StartFlags {
     json: bool,
 }
 
-/// Compares a whole `caisson run --rm IMAGE true` with the floor: the same
-/// machine, whose init only powers it off.
+/// Compares a whole `caisson run --rm IMAGE true`, forked and booted, with the floor:
+/// the same machine, whose init only powers it off.
 pub fn start(flags: &StartFlags, store: &ContainerStore, settings: &Settings) -> Result<()> {
     let container = idle(flags, store, settings)?;
     let measured = measure(flags, &container, settings);
@@ -41,57 +43,33 @@ pub fn start(flags: &StartFlags, store: &ContainerStore, settings: &Settings) ->
         .args(["rm", "-f", &container.record.id])
         .stdout(Stdio::null())
         .status()?;
-    let (floors, runs, stats) = measured?;
-    let (floor, run) = (median(&floors), median(&runs));
-    let ratio = run.as_secs_f64() / floor.as_secs_f64();
-    let size = |path: &std::path::Path| path.metadata().map(|metadata| metadata.len()).unwrap_or(0);
+    let measured = measured?;
     let machine = &container.record.machine;
+    let size = |path: &std::path::Path| path.metadata().map(|metadata| metadata.len()).unwrap_or(0);
+    let (initramfs, kernel) = (size(&machine.initramfs), size(&machine.kernel));
     if flags.json {
-        let report = serde_json::json!({
-            "runs": flags.runs, "floorMs": floor.as_secs_f64() * 1e3, "runMs": run.as_secs_f64() * 1e3,
-            "ratio": ratio, "idleSandboxPssBytes": stats.host_pss_bytes, "agentRssBytes": stats.agent_rss_bytes,
-            "initramfsBytes": size(&machine.initramfs), "kernelBytes": size(&machine.kernel),
-        });
-        println!("{report}");
+        println!("{}", measured.json(flags.runs, initramfs, kernel));
         return Ok(());
     }
-    let mut table = Table::new(["MEASURED", "MEDIAN", "MIN", "MAX"]);
-    for (name, times) in [
-        ("floor: machine that powers off", &floors),
-        ("caisson run --rm true", &runs),
-    ] {
-        let shown = |time: Option<&Duration>| {
-            format!(
-                "{:.0} ms",
-                time.copied().unwrap_or_default().as_secs_f64() * 1e3
-            )
-        };
-        let mid = median(times);
-        table.row([
-            name,
-            &shown(Some(&mid)),
-            &shown(times.iter().min()),
-            &shown(times.iter().max()),
-        ]);
-    }
-    print!("{table}");
+    print!("{}", measured.table());
     println!(
-        "ratio to the floor: {ratio:.2} ({} runs of each, in turn)",
+        "fork to boot: {:.2}, fork to the floor: {:.2} ({} runs of each, in turn)",
+        measured.ratio(&measured.booted),
+        measured.forked.whole().as_secs_f64() / median(&measured.floors).as_secs_f64(),
         flags.runs
     );
+    println!();
+    print!("{}", measured.stages());
+    println!();
     println!(
         "idle sandbox on the host: {} (PSS of all its processes)",
-        bytes(stats.host_pss_bytes)
+        bytes(measured.stats.host_pss_bytes)
     );
     println!(
         "agent in the guest: {} resident",
-        bytes(stats.agent_rss_bytes)
+        bytes(measured.stats.agent_rss_bytes)
     );
-    println!(
-        "initramfs: {}, kernel: {}",
-        bytes(size(&machine.initramfs)),
-        bytes(size(&machine.kernel))
-    );
+    println!("initramfs: {}, kernel: {}", bytes(initramfs), bytes(kernel));
     Ok(())
 }
 
@@ -108,34 +86,103 @@ fn idle(flags: &StartFlags, store: &ContainerStore, settings: &Settings) -> Resu
     Ok(store.find(String::from_utf8_lossy(&output.stdout).trim())?)
 }
 
-type Measured = (Vec<Duration>, Vec<Duration>, Stats);
+/// Everything that was measured.
+struct Measured {
+    floors: Vec<Duration>,
+    booted: Series,
+    forked: Series,
+    stats: Stats,
+}
 
 fn measure(flags: &StartFlags, container: &Container, settings: &Settings) -> Result<Measured> {
     let stats = match block_on(client::ask(container, &Request::Stats))? {
         Response::Stats(stats) => stats,
         other => bail!("the supervisor answered {other:?} to a question for statistics"),
     };
-    let (mut floors, mut runs) = (Vec::new(), Vec::new());
+    let mut measured = Measured {
+        floors: Vec::new(),
+        booted: Series::default(),
+        forked: Series::default(),
+        stats,
+    };
     // One of each to warm the host's caches, not counted.
     for number in 0..=flags.runs {
-        let (floor, run) = (floor(container, settings)?, run(flags, settings)?);
+        let floor = floor(container, settings)?;
+        let booted = Run::measure(flags, settings, "off")?;
+        let forked = Run::measure(flags, settings, "auto")?;
         if number > 0 {
-            floors.push(floor);
-            runs.push(run);
+            measured.floors.push(floor);
+            measured.booted.add(booted);
+            measured.forked.add(forked);
         }
     }
-    Ok((floors, runs, stats))
+    Ok(measured)
 }
 
-fn run(flags: &StartFlags, settings: &Settings) -> Result<Duration> {
-    let begin = Instant::now();
-    let status = own(settings)
-        .args(["run", "--rm", &flags.image, "true"])
-        .status()?;
-    if !status.success() {
-        bail!("a run to be measured failed with {status}");
+impl Measured {
+    /// How long a forked start takes, the other being 1.
+    fn ratio(&self, other: &Series) -> f64 {
+        self.forked.whole().as_secs_f64() / other.whole().as_secs_f64()
     }
-    Ok(begin.elapsed())
+
+    fn table(&self) -> Table<4> {
+        let mut table = Table::new(["MEASURED", "MEDIAN", "MIN", "MAX"]);
+        for (name, times) in [
+            ("floor: machine that powers off", &self.floors),
+            ("caisson run --rm true, booted", &self.booted.wholes),
+            ("caisson run --rm true, forked", &self.forked.wholes),
+        ] {
+            let shown = |time: Option<&Duration>| milliseconds(time.copied().unwrap_or_default());
+            table.row([
+                name,
+                &milliseconds(median(times)),
+                &shown(times.iter().min()),
+                &shown(times.iter().max()),
+            ]);
+        }
+        table
+    }
+
+    /// Where the time goes.
+    fn stages(&self) -> Table<3> {
+        let mut table = Table::new(["STAGE", "BOOTED", "FORKED"]);
+        let (booted, forked) = (self.booted.stages(), self.forked.stages());
+        let shown = |stages: &[(String, Duration)], name: &str| {
+            let found = stages.iter().find(|(stage, _)| stage == name);
+            found.map_or_else(|| "-".to_owned(), |(_, time)| milliseconds(*time))
+        };
+        let only_booted = booted
+            .iter()
+            .filter(|(name, _)| !forked.iter().any(|(other, _)| other == name));
+        for (name, _) in forked.iter().chain(only_booted) {
+            table.row([name, &shown(&booted, name), &shown(&forked, name)]);
+        }
+        table
+    }
+
+    fn json(&self, runs: usize, initramfs: u64, kernel: u64) -> serde_json::Value {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        let stages = |series: &Series| -> serde_json::Map<String, serde_json::Value> {
+            let stages = series.stages().into_iter();
+            stages.map(|(name, time)| (name, ms(time).into())).collect()
+        };
+        let floor = median(&self.floors);
+        serde_json::json!({
+            "runs": runs,
+            "floorMs": ms(floor),
+            "bootedMs": ms(self.booted.whole()),
+            "forkedMs": ms(self.forked.whole()),
+            "forkToBoot": self.ratio(&self.booted),
+            "bootToFloor": self.booted.whole().as_secs_f64() / floor.as_secs_f64(),
+            "forkToFloor": self.forked.whole().as_secs_f64() / floor.as_secs_f64(),
+            "bootedStagesMs": stages(&self.booted),
+            "forkedStagesMs": stages(&self.forked),
+            "idleSandboxPssBytes": self.stats.host_pss_bytes,
+            "agentRssBytes": self.stats.agent_rss_bytes,
+            "initramfsBytes": initramfs,
+            "kernelBytes": kernel,
+        })
+    }
 }
 
 /// The same machine, device processes and disks included, with another initramfs.
@@ -172,31 +219,4 @@ fn own(settings: &Settings) -> Command {
         .arg("--run-directory")
         .arg(&settings.run);
     command
-}
-
-fn median(times: &[Duration]) -> Duration {
-    let mut sorted = times.to_vec();
-    sorted.sort_unstable();
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => Duration::ZERO,
-        odd if odd % 2 == 1 => sorted[middle],
-        _ => (sorted[middle - 1] + sorted[middle]) / 2,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_is_the_middle() {
-        let times = |list: &[u64]| {
-            list.iter()
-                .map(|ms| Duration::from_millis(*ms))
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(median(&times(&[9, 1, 5])), Duration::from_millis(5));
-        assert_eq!(median(&times(&[4, 1, 2, 9])), Duration::from_millis(3));
-    }
 }

@@ -1,5 +1,7 @@
 //! `caisson inspect`.
 
+mod network;
+
 use anyhow::Result;
 use oci_spec::runtime::{LinuxResources, Process};
 use serde_json::{Value, json};
@@ -38,6 +40,7 @@ fn describe(container: &Container) -> Result<Value> {
         "Config": config(container),
         "HostConfig": host_config(container),
         "Mounts": mounts(container),
+        "NetworkSettings": network::settings(&state),
         "LogPath": container.output_log(),
         "Machine": record.machine,
         "Hypervisor": state.hypervisor,
@@ -103,7 +106,11 @@ fn host_config(container: &Container) -> Value {
         "NanoCpus": nano_cpus(&resources),
         "PidsLimit": resources.pids().as_ref().map(|pids| pids.limit()),
         "ExtraHosts": record.extra_hosts,
-        "NetworkMode": "none",
+        "NetworkMode": record.network.mode.to_string(),
+        "PortBindings": network::bindings(&record.network.ports),
+        "Dns": record.network.dns.servers,
+        "DnsSearch": record.network.dns.search,
+        "DnsOptions": record.network.dns.options,
         "Runtime": "caisson",
     })
 }

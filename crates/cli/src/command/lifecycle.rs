@@ -6,7 +6,7 @@ use clap::Args;
 use super::{block_on, for_each};
 use crate::client::{self, Attachment, StdioWish};
 use crate::config::Settings;
-use crate::container::{Container, ContainerStore, StoreError};
+use crate::container::{Container, ContainerStore, StoreError, lease};
 use crate::signal;
 use crate::spec::limit;
 use crate::supervisor::control::{Request, Response};
@@ -211,6 +211,7 @@ fn remove_one(container: &Container, force: bool) -> Result<()> {
     }
     container.wait_free()?;
     let lock = container.hold()?;
+    lease::release(container)?;
     container
         .remove(lock)
         .with_context(|| format!("container {} is not wholly removed", container.record.name))

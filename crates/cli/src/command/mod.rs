@@ -7,9 +7,12 @@ pub mod images;
 pub mod inspect;
 pub mod lifecycle;
 pub mod logs;
+pub mod port;
 pub mod ps;
 pub mod run;
+pub mod setup;
 pub mod stats;
+pub mod template;
 
 use std::future::Future;
 

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 use clap::Args;
 
+use super::port::hosts;
 use crate::container::{Container, ContainerStore, State, Status};
 use crate::table::Table;
 
@@ -33,6 +34,7 @@ pub fn ps(flags: &PsFlags, store: &ContainerStore) -> Result<()> {
         "COMMAND",
         "CREATED",
         "STATUS",
+        "PORTS",
         "NAMES",
     ]);
     for container in store.list()? {
@@ -51,7 +53,7 @@ pub fn ps(flags: &PsFlags, store: &ContainerStore) -> Result<()> {
         } else if flags.format == "json" {
             let row = serde_json::json!({
                 "ID": id, "Names": container.record.name, "Image": container.record.image, "Command": command,
-                "CreatedAt": container.record.created, "State": state.status, "Status": status(&state),
+                "CreatedAt": container.record.created, "State": state.status, "Status": status(&state), "Ports": ports(&state),
             });
             println!("{row}");
         } else {
@@ -62,6 +64,7 @@ pub fn ps(flags: &PsFlags, store: &ContainerStore) -> Result<()> {
                 &command,
                 &created,
                 &status(&state),
+                &ports(&state),
                 &container.record.name,
             ]);
         }
@@ -83,6 +86,18 @@ fn command(container: &Container, whole: bool) -> String {
     }
     // The arguments are the user's or the image's: no control characters on a terminal.
     format!("\"{}\"", text.escape_debug())
+}
+
+fn ports(state: &State) -> String {
+    let ports = state.network.iter().flat_map(|network| &network.ports);
+    let shown: Vec<_> = ports
+        .flat_map(|port| {
+            hosts(port)
+                .into_iter()
+                .map(|host| format!("{host}->{}/{}", port.container, port.protocol))
+        })
+        .collect();
+    shown.join(", ")
 }
 
 fn status(state: &State) -> String {

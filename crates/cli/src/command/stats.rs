@@ -41,6 +41,7 @@ pub fn stats(flags: &StatsFlags, store: &ContainerStore) -> Result<()> {
             "CPU %",
             "MEM USAGE / LIMIT",
             "HOST PSS",
+            "NET I/O",
             "BLOCK I/O",
             "PIDS",
         ]);
@@ -67,6 +68,7 @@ pub fn stats(flags: &StatsFlags, store: &ContainerStore) -> Result<()> {
                     bytes(now.memory_limit_bytes)
                 ),
                 &bytes(now.host_pss_bytes),
+                &format!("{} / {}", bytes(now.received_bytes), bytes(now.sent_bytes)),
                 &format!("{} / {}", bytes(now.read_bytes), bytes(now.write_bytes)),
                 &now.pids.to_string(),
             ]);

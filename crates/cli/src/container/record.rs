@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
+use super::Network;
+
 /// A container as it was created: enough to start it any number of times.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -48,6 +50,9 @@ pub struct ContainerRecord {
     pub stop_timeout: u64,
     /// Labels, those of the image included.
     pub labels: BTreeMap<String, String>,
+    /// Its network.
+    #[serde(default)]
+    pub network: Network,
     /// Lines added to `/etc/hosts`.
     pub extra_hosts: Vec<String>,
     /// Bytes of the writable layer's disk.

@@ -3,6 +3,8 @@
 use caisson_sandbox::timing::Stage;
 use serde::{Deserialize, Serialize};
 
+use super::NetworkState;
+
 /// Docker's words for where a container is in its life.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -52,6 +54,8 @@ pub struct State {
     pub supervisor_pid: u32,
     /// Processes of its machine on the host, while it is live.
     pub machine_pids: Vec<u32>,
+    /// Its network, while it is live.
+    pub network: Option<NetworkState>,
     /// RFC 3339, UTC.
     pub started_at: Option<String>,
     /// RFC 3339, UTC.

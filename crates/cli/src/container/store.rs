@@ -208,6 +208,11 @@ impl Container {
         self.directory.join("scratch.img")
     }
 
+    /// Its place in a CNI network, while it has one.
+    pub fn network_lease(&self) -> PathBuf {
+        self.directory.join("network.json")
+    }
+
     /// What the container wrote.
     pub fn output_log(&self) -> PathBuf {
         self.directory.join("output.log")
@@ -248,6 +253,7 @@ impl Container {
             )),
             supervisor_pid: 0,
             machine_pids: Vec::new(),
+            network: None,
             ..state
         })
     }

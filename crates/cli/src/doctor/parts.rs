@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::check::Check;
+use crate::command::stats::bytes;
+use crate::config::Settings;
 
 /// The oldest QEMU whose options and devices are the ones that are used.
 const LEAST_QEMU: (u32, u32) = (7, 2);
@@ -102,6 +104,49 @@ pub fn mkfs() -> Check {
             NAME,
             "it was not found in PATH".to_owned(),
             "apt-get install e2fsprogs",
+        ),
+    }
+}
+
+/// The user-mode network.
+pub fn passt(settings: &Settings) -> Check {
+    const NAME: &str = "passt";
+    const INSTALL: &str = "apt-get install passt";
+    if let Some(path) = look_up(&settings.passt, &[]) {
+        return Check::good(NAME, format!("{} is there", path.display()));
+    }
+    let found = format!("{} was not found", settings.passt.display());
+    if settings.network == "user" {
+        return Check::bad(NAME, found, INSTALL);
+    }
+    Check::poor(
+        NAME,
+        format!("{found}: there is no `--network user`"),
+        INSTALL,
+    )
+}
+
+/// The machines from which others are forked.
+pub fn templates(settings: &Settings) -> Check {
+    const NAME: &str = "templates";
+    if settings.template == "off" {
+        let remedy = "set `template` to \"auto\" for machines that start faster";
+        return Check::poor(NAME, "they are off: every machine boots".to_owned(), remedy);
+    }
+    match settings.templates().list() {
+        Ok(list) => {
+            let disk = list.iter().map(|template| template.disk).sum();
+            let found = match list.len() {
+                0 => "there is none; the first container makes one".to_owned(),
+                1 => format!("1 with {} on disk", bytes(disk)),
+                count => format!("{count} with {} on disk", bytes(disk)),
+            };
+            Check::good(NAME, found)
+        }
+        Err(error) => Check::poor(
+            NAME,
+            format!("they cannot be read: {error}"),
+            "`caisson template rm --all`",
         ),
     }
 }

@@ -45,7 +45,7 @@ pub fn host_line(text: &str) -> Result<String, String> {
         .ok_or("expected NAME:ADDRESS, such as db:10.0.0.2")?;
     if address == "host-gateway" {
         return Err(
-            "containers have no network yet, so there is no gateway to the host".to_owned(),
+            "a container cannot reach the host's loopback; name an address of the host".to_owned(),
         );
     }
     let name = host_name(name)?;

@@ -24,14 +24,6 @@ const CPU_PERIOD: u64 = 100_000;
 /// Docker's smallest memory limit.
 const LEAST_MEMORY: u64 = 6 << 20;
 
-/// Memory of the guest that a container limited to `limit` cannot have: the
-/// kernel's text and data, the initramfs and the agent.
-const FIXED_OVERHEAD: u64 = 64 << 20;
-
-/// The kernel's page array takes 1/64 of memory; page tables and caches of the
-/// agent's own work have as much again.
-const OVERHEAD_SHARE: u64 = 32;
-
 /// Descriptors of a process, soft and hard: what services of a host get.
 const OPEN_FILES: (u64, u64) = (1024, 524_288);
 
@@ -200,10 +192,7 @@ pub(super) fn guest_memory(flags: &CreateFlags, settings: &Settings) -> Result<u
     let Some(limit) = memory_limit(flags) else {
         return Ok(settings.memory);
     };
-    limit
-        .checked_add(FIXED_OVERHEAD + limit / OVERHEAD_SHARE)
-        .and_then(|memory| memory.checked_next_multiple_of(1 << 20))
-        .ok_or_else(|| too_large("--memory", limit))
+    caisson_sandbox::guest_memory(limit).ok_or_else(|| too_large("--memory", limit))
 }
 
 #[cfg(test)]
@@ -340,8 +329,9 @@ mod tests {
         let settings = settings();
         let memory = |line: &str| guest_memory(&flags(line), &settings).expect(line);
         assert_eq!(memory("busybox"), settings.memory);
-        assert_eq!(memory("-m 64m busybox"), (64 + 64 + 2) << 20);
-        assert_eq!(memory("-m 1g busybox"), (1024 + 64 + 32) << 20);
+        assert_eq!(memory("-m 64m busybox"), 256 << 20);
+        assert_eq!(memory("-m 400m busybox"), 512 << 20);
+        assert_eq!(memory("-m 1g busybox"), 2048 << 20);
         let cpus = |line: &str| virtual_cpus(&flags(line), &settings, 4);
         assert_eq!(cpus("busybox").expect("default"), settings.cpus);
         assert_eq!(cpus("--cpus 0.5 busybox").expect("half"), 1);

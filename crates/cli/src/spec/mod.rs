@@ -3,16 +3,17 @@
 
 pub mod capability;
 pub mod device;
+pub mod egress;
 pub mod environment;
 pub mod identity;
 pub mod label;
 pub mod limit;
 mod lines;
 mod mount;
+pub mod network;
 mod process;
 mod seccomp;
 pub mod security;
-pub mod size;
 pub mod sysctl;
 pub mod volume;
 
@@ -30,6 +31,7 @@ use crate::flags::CreateFlags;
 use crate::signal;
 use security::Security;
 
+pub use caisson_config::size;
 pub use process::exec_process;
 
 /// A mistake in what the user or the image asks for.
@@ -212,6 +214,7 @@ pub fn build(
         stop_signal: stop_signal(flags, facts)?,
         stop_timeout: flags.stop_timeout.unwrap_or(STOP_TIMEOUT),
         labels: label::merge(&facts.config.labels, flags)?,
+        network: network::network(flags, settings)?,
         extra_hosts: flags.add_host.clone(),
         scratch_size: settings.scratch_size,
     })

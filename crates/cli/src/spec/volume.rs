@@ -1,6 +1,8 @@
 //! What `--volume`, `--mount` and `--tmpfs` ask for.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
+
+pub use caisson_config::clean;
 
 use super::{identity, size};
 
@@ -316,19 +318,6 @@ fn target(text: &str) -> Parsed<PathBuf> {
         return Err("/proc is the guest's own and cannot be mounted over".to_owned());
     }
     Ok(path)
-}
-
-/// The path without `.`, `..` and doubled slashes, without a look at any file system.
-pub fn clean(path: &Path) -> PathBuf {
-    let mut clean = PathBuf::from("/");
-    for component in path.components() {
-        match component {
-            Component::Normal(name) => clean.push(name),
-            Component::ParentDir => drop(clean.pop()),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-        }
-    }
-    clean
 }
 
 fn host_path(text: &str) -> Parsed<PathBuf> {

@@ -21,6 +21,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 
+use super::log::Source;
+
 /// Longest message. Arguments and environment of a process must fit.
 const MESSAGE_LIMIT: usize = 2 << 20;
 
@@ -62,6 +64,9 @@ pub enum Request {
     /// Send a signal to the process of this connection (`Exec`), else to the
     /// container's first.
     Signal(i32),
+    /// Nobody reads this output of the process of this connection any more: the
+    /// process shall learn of it, unless others are attached to it.
+    CloseOutput(Source),
     /// New size of the terminal of the process of this connection.
     Resize {
         /// Height in characters.
@@ -156,10 +161,36 @@ pub struct Stats {
     pub read_bytes: u64,
     /// Bytes written to disks.
     pub write_bytes: u64,
+    /// Bytes received by all interfaces but the loopback.
+    pub received_bytes: u64,
+    /// Bytes sent by them.
+    pub sent_bytes: u64,
+    /// What went through each of them.
+    pub interfaces: Vec<InterfaceStats>,
     /// Resident memory of the agent in the guest.
     pub agent_rss_bytes: u64,
     /// Proportional share of the host's memory held by the sandbox's processes.
     pub host_pss_bytes: u64,
+}
+
+/// What went through an interface.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InterfaceStats {
+    /// Its name in the guest.
+    pub name: String,
+    /// Bytes received.
+    pub received_bytes: u64,
+    /// Packets received.
+    pub received_packets: u64,
+    /// Packets that were damaged on arrival or that there was no room for.
+    pub received_lost: u64,
+    /// Bytes sent.
+    pub sent_bytes: u64,
+    /// Packets sent.
+    pub sent_packets: u64,
+    /// Packets that could not be sent.
+    pub sent_lost: u64,
 }
 
 /// One end of a conversation.

@@ -31,7 +31,7 @@ async fn serve(container: &Container, settings: &Settings, control: &Connection)
     let machine = machine::prepare(container, settings, &timing)?;
     let sandbox = Sandbox::start(machine.hypervisor.as_ref(), machine.sandbox, &timing).await?;
     let guest = sandbox
-        .mount_container(&machine::container(container, None)?)
+        .mount_container(&machine::container(container, None, None)?)
         .await?;
     control.send(&Response::Done, &[]).await?;
     while let Some((request, descriptors)) = control.receive::<Request>().await? {

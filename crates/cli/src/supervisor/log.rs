@@ -11,13 +11,15 @@ use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
+
 const HEADER_LEN: usize = 13;
 
 /// Longest chunk; a longer one in a file is damage.
 const CHUNK_LIMIT: u32 = 1 << 20;
 
 /// Which standard stream a chunk was written to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Source {
     /// Standard output, or the terminal.
     Output,

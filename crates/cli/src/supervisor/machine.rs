@@ -10,6 +10,7 @@ use caisson_sandbox::{
     ContainerConfig, Identity, Rootfs, RootfsFile, SandboxConfig, StreamRequest, TerminalSize,
 };
 
+use super::network::Network;
 use crate::config::Settings;
 use crate::container::Container;
 
@@ -67,12 +68,13 @@ pub fn prepare(container: &Container, settings: &Settings, timing: &Timing) -> R
     };
     let sandbox = SandboxConfig {
         vm,
+        network: None,
         identity: Identity {
             hostname: hostname(container),
-            resolv_conf: resolv_conf(),
             // The container sets those of its specification itself, in its namespaces.
             ..Identity::default()
         },
+        templates: (settings.template == "auto").then(|| settings.templates()),
         boot_deadline: Duration::from_secs(settings.boot_deadline),
         guest_log: container.guest_log(),
     };
@@ -95,11 +97,16 @@ fn share(container: &Container) -> Option<Share> {
                 read_only: shared.read_only,
             })
             .collect(),
+        tree: None,
     })
 }
 
-/// The container as the agent is told.
-pub fn container(container: &Container, terminal: Option<(u16, u16)>) -> Result<ContainerConfig> {
+/// The container as the agent is told. Without a network, its files are only looked at.
+pub fn container(
+    container: &Container,
+    network: Option<&Network>,
+    terminal: Option<(u16, u16)>,
+) -> Result<ContainerConfig> {
     let record = &container.record;
     let wants_terminal = record
         .spec
@@ -115,7 +122,7 @@ pub fn container(container: &Container, terminal: Option<(u16, u16)>) -> Result<
             image: IMAGE_DISK.to_owned(),
             scratch: Some(SCRATCH_DISK.to_owned()),
         },
-        files: files(container),
+        files: files(container, network),
         init: record.init,
         streams: StreamRequest {
             stdin: record.interactive,
@@ -136,12 +143,27 @@ fn hostname(container: &Container) -> String {
         .unwrap_or_else(|| container.short_id().to_owned())
 }
 
-fn files(container: &Container) -> Vec<RootfsFile> {
+fn files(container: &Container, network: Option<&Network>) -> Vec<RootfsFile> {
     let hostname = hostname(container);
+    let addresses: Vec<&str> = network
+        .iter()
+        .flat_map(|network| &network.state.interfaces)
+        .flat_map(|interface| &interface.addresses)
+        .filter_map(|address| address.split('/').next())
+        .collect();
+    let alias = if addresses.is_empty() {
+        format!(" {hostname}")
+    } else {
+        String::new()
+    };
     let mut hosts = format!(
-        "127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
+        "127.0.0.1\tlocalhost{alias}\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
     );
-    for line in &container.record.extra_hosts {
+    for address in addresses {
+        hosts.push_str(&format!("{address}\t{hostname}\n"));
+    }
+    let allowed = network.iter().flat_map(|network| &network.hosts);
+    for line in container.record.extra_hosts.iter().chain(allowed) {
         hosts.push_str(line);
         hosts.push('\n');
     }
@@ -152,11 +174,9 @@ fn files(container: &Container) -> Vec<RootfsFile> {
     vec![
         file("/etc/hosts", hosts),
         file("/etc/hostname", format!("{hostname}\n")),
-        file("/etc/resolv.conf", resolv_conf()),
+        file(
+            "/etc/resolv.conf",
+            network.map_or_else(String::new, |network| network.resolv_conf.clone()),
+        ),
     ]
-}
-
-/// The host's resolver configuration; a missing one is an empty one.
-fn resolv_conf() -> String {
-    std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()
 }

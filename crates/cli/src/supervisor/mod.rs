@@ -9,6 +9,7 @@ pub mod control;
 mod files;
 pub mod log;
 pub mod machine;
+mod network;
 mod relay;
 mod session;
 
@@ -26,7 +27,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::config::Settings;
-use crate::container::{Container, ContainerStore, State, Status};
+use crate::container::{Container, ContainerStore, State, Status, lease};
 use control::{Connection, Listener, Request, Response, Streams};
 use log::{LogWriter, Source};
 use relay::{Audience, SharedLog};
@@ -145,15 +146,19 @@ async fn start(
     // Whoever sees that it is starting can already connect.
     container.set_state(&state)?;
 
-    let machine = machine::prepare(&container, settings, timing)?;
-    state.hypervisor = machine.reason.clone();
+    let mut machine = machine::prepare(&container, settings, timing)?;
+    let network = network::attach(&container, settings, timing)?;
+    machine.sandbox.network = network.attachment.clone();
+    machine.sandbox.identity.resolv_conf = network.resolv_conf.clone();
     let sandbox = Sandbox::start(machine.hypervisor.as_ref(), machine.sandbox, timing).await?;
+    state.hypervisor = format!("{}; {}", sandbox.origin(), machine.reason);
     state.machine_pids = sandbox.processes();
+    state.network = Some(network.state.clone());
 
     let stage = timing.stage("container");
     let terminal = attach.and_then(|streams| streams.terminal);
     let (guest, streams) = sandbox
-        .create_container(machine::container(&container, terminal)?)
+        .create_container(machine::container(&container, Some(&network), terminal)?)
         .await?;
     let live = Rc::new(Live {
         stdin: Rc::default(),
@@ -263,6 +268,7 @@ impl Live {
         let mut state = self.state.borrow_mut();
         state.finished_at = Some(now());
         state.machine_pids.clear();
+        state.network = None;
         ending
     }
 
@@ -336,6 +342,13 @@ impl Live {
         Ok(())
     }
 
+    fn audience(&self, source: Source) -> &Audience {
+        match source {
+            Source::Output => &self.stdout,
+            Source::Error => &self.stderr,
+        }
+    }
+
     fn init(&self) -> &Process {
         self.guest.init()
     }
@@ -359,6 +372,9 @@ impl Live {
 
 /// Writes down how it ended, or removes everything for `--rm`.
 fn finish(container: &Container, state: &State, lock: File) {
+    if let Err(error) = lease::release(container) {
+        tracing::error!("a place in a network is not given back: {error:#}");
+    }
     let done = if container.record.auto_remove {
         container.remove(lock)
     } else {

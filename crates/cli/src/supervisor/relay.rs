@@ -23,6 +23,7 @@ pub struct Audience {
     members: Mutex<Vec<pipe::Sender>>,
     chunks: Cell<u64>,
     sending: Cell<bool>,
+    closed: Cell<bool>,
 }
 
 impl Audience {
@@ -38,12 +39,18 @@ impl Audience {
         self.members.lock().await.clear();
     }
 
+    /// Once its members are gone, there is nobody to write for.
+    pub fn close(&self) {
+        self.closed.set(true);
+    }
+
     /// Changes whenever output moves; none while a member is slow to take it.
     fn progress(&self) -> Option<u64> {
         (!self.sending.get()).then(|| self.chunks.get())
     }
 
-    async fn send(&self, bytes: &[u8]) {
+    /// Sends to every member; false if there is nobody to write for any more.
+    async fn send(&self, bytes: &[u8]) -> bool {
         self.sending.set(true);
         self.chunks.set(self.chunks.get() + 1);
         let mut members = self.members.lock().await;
@@ -55,13 +62,15 @@ impl Audience {
             }
         }
         self.sending.set(false);
+        !(self.closed.get() && members.is_empty())
     }
 }
 
 /// The log, shared by the two output streams. None once it cannot be written.
 pub type SharedLog = Rc<RefCell<Option<LogWriter>>>;
 
-/// Moves output until the guest closes it.
+/// Moves output until the guest closes it, or nobody reads it any more: then the
+/// guest's end is closed, as that of a pipe would be.
 pub async fn output(
     mut from: impl tokio::io::AsyncRead + Unpin,
     source: Source,
@@ -79,7 +88,9 @@ pub async fn output(
             tracing::error!(%error, "the container's log ends here");
             log.replace(None);
         }
-        audience.send(bytes).await;
+        if !audience.send(bytes).await {
+            break;
+        }
     }
     audience.dismiss().await;
 }

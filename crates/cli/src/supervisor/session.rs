@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use caisson_protocol::agent as api;
 use caisson_sandbox::{Exit, Process, ProcessStreams, StreamRequest, TerminalSize};
 use oci_spec::runtime::Process as ProcessSpec;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
-use super::control::{Connection, Request, Response, Stats, Streams};
+use super::control::{Connection, InterfaceStats, Request, Response, Stats, Streams};
+use super::log::Source;
 use super::{Live, exit_code, files, relay};
 use crate::container::Status;
 
@@ -143,6 +145,10 @@ async fn handle(
             let signal = u32::try_from(signal).context("a signal's number is positive")?;
             target.signal(signal, false).await?;
         }
+        Request::CloseOutput(source) => match waiting {
+            Waiting::Exec(exec) => exec.close_output(source),
+            _ => live.audience(source).close(),
+        },
         Request::Resize { rows, columns } => target.resize(TerminalSize { rows, columns }).await?,
         Request::Stop { signal, timeout } => stop(live, signal, timeout).await?,
         Request::Pause => {
@@ -221,6 +227,13 @@ impl Exec {
         Ok(())
     }
 
+    fn close_output(&self, source: Source) {
+        // A terminal has no standard error.
+        if let Some(audience) = self.audiences.get(usize::from(source == Source::Error)) {
+            audience.close();
+        }
+    }
+
     /// Output with nobody to take it is read all the same, so that the process
     /// does not block.
     async fn output(
@@ -234,7 +247,7 @@ impl Exec {
         }
         self.relays.spawn_local(relay::output(
             from,
-            super::Source::Output,
+            Source::Output,
             Rc::default(),
             audience.clone(),
         ));
@@ -292,6 +305,9 @@ async fn stats(live: &Live) -> Result<Stats> {
         pids: guest.pids,
         read_bytes: guest.read_bytes,
         write_bytes: guest.write_bytes,
+        received_bytes: sum(&guest.interfaces, |interface| interface.received_bytes),
+        sent_bytes: sum(&guest.interfaces, |interface| interface.sent_bytes),
+        interfaces: guest.interfaces.iter().map(interface).collect(),
         agent_rss_bytes: guest.agent_rss_bytes,
         host_pss_bytes: live
             .sandbox
@@ -301,6 +317,23 @@ async fn stats(live: &Live) -> Result<Stats> {
             .filter_map(pss)
             .sum(),
     })
+}
+
+/// A sum of what the guest says, which may be anything.
+fn sum(interfaces: &[api::InterfaceStats], part: impl Fn(&api::InterfaceStats) -> u64) -> u64 {
+    interfaces.iter().map(part).fold(0, u64::saturating_add)
+}
+
+fn interface(guest: &api::InterfaceStats) -> InterfaceStats {
+    InterfaceStats {
+        name: guest.name.chars().filter(|c| !c.is_control()).collect(),
+        received_bytes: guest.received_bytes,
+        received_packets: guest.received_packets,
+        received_lost: guest.received_errors.saturating_add(guest.received_dropped),
+        sent_bytes: guest.sent_bytes,
+        sent_packets: guest.sent_packets,
+        sent_lost: guest.sent_errors.saturating_add(guest.sent_dropped),
+    }
 }
 
 /// Proportional set size of a process in bytes; none if it has ended.

@@ -28,6 +28,7 @@ fn record(name: &str) -> ContainerRecord {
         stop_signal: 15,
         stop_timeout: 10,
         labels: Default::default(),
+        network: Default::default(),
         extra_hosts: Vec::new(),
         scratch_size: 1,
     }

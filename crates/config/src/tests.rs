@@ -3,7 +3,7 @@ use std::path::Path;
 
 use super::*;
 
-const EXAMPLE: &str = include_str!("../../config.example.toml");
+const EXAMPLE: &str = include_str!("../../cli/config.example.toml");
 
 /// A host on which nothing is configured.
 struct Host {
@@ -55,16 +55,6 @@ impl Host {
             .strip_prefix(&format!("{}:", file.display()))
             .expect("the file is named");
         place.to_owned()
-    }
-}
-
-/// Settings that point nowhere, for tests of other modules.
-pub(crate) fn settings(root: &Path) -> Settings {
-    Settings {
-        root: root.to_owned(),
-        kernel: "/lib/vmlinux".into(),
-        initramfs: "/lib/initramfs".into(),
-        ..Settings::blank()
     }
 }
 
@@ -270,14 +260,14 @@ fn the_example_names_every_key_with_its_default() {
 #[test]
 fn the_drivers_that_can_be_configured_are_those_there_are() {
     let folder = tempfile::tempdir().expect("a folder");
-    let settings = settings(folder.path());
+    let mut settings = Settings::blank();
+    settings.root = folder.path().to_owned();
     let error = settings
         .select_hypervisor(Some("xen"))
         .err()
         .expect("no driver")
         .to_string();
     assert!(error.ends_with(&key::HYPERVISORS.join(", ")), "{error}");
-    let mut settings = settings;
     settings.accelerator = "magic".to_owned();
     let error = settings
         .select_hypervisor(None)

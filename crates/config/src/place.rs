@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::document::Document;
 use super::{Error, Result, Settings};
@@ -135,14 +135,23 @@ fn first<const N: usize>(paths: [PathBuf; N]) -> Option<PathBuf> {
         .map(|path| clean(&path))
 }
 
-/// Takes `..` away: the program's path has no links, as the kernel tells it.
-fn clean(path: &Path) -> PathBuf {
-    crate::spec::volume::clean(path)
+/// Takes `.` and `..` out of an absolute path as they are written: for a path without
+/// links, such as the program's, which the kernel tells.
+pub fn clean(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => drop(clean.pop()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    clean
 }
 
 impl Settings {
     /// Defaults that depend on nothing.
-    pub(super) fn blank() -> Self {
+    pub fn blank() -> Self {
         Self {
             root: PathBuf::new(),
             run: PathBuf::new(),
@@ -152,12 +161,15 @@ impl Settings {
             memory: 512 << 20,
             scratch_size: 10 << 30,
             boot_deadline: 60,
+            template: "auto".to_owned(),
             hypervisor: "auto".to_owned(),
             accelerator: "auto".to_owned(),
             qemu: "qemu-system-x86_64".into(),
             devices: PathBuf::new(),
             kernel: PathBuf::new(),
             initramfs: PathBuf::new(),
+            network: "user".to_owned(),
+            passt: "passt".into(),
             insecure_registries: Vec::new(),
             origins: BTreeMap::new(),
         }

@@ -3,8 +3,7 @@
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use super::Settings;
-use crate::spec::size;
+use crate::{Settings, size};
 
 /// One thing that can be configured.
 pub struct Key {
@@ -36,6 +35,12 @@ pub const HYPERVISORS: &[&str] = &["auto", "qemu"];
 
 /// What can run the guest's instructions.
 pub const ACCELERATORS: &[&str] = &["auto", "kvm", "tcg"];
+
+/// Whether machines are forked.
+const TEMPLATES: &[&str] = &["auto", "off"];
+
+/// Networks that are there without being set up.
+const NETWORKS: &[&str] = &["user", "bridge", "none"];
 
 const LOG_LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
 
@@ -80,6 +85,10 @@ pub const KEYS: &[Key] = &[
         field: |s| Field::Number(&mut s.boot_deadline, 1..=3600),
     },
     Key {
+        name: "template",
+        field: |s| Field::Word(&mut s.template, TEMPLATES),
+    },
+    Key {
         name: "hypervisor",
         field: |s| Field::Word(&mut s.hypervisor, HYPERVISORS),
     },
@@ -102,6 +111,14 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "initramfs",
         field: |s| Field::Path(&mut s.initramfs),
+    },
+    Key {
+        name: "network",
+        field: |s| Field::Word(&mut s.network, NETWORKS),
+    },
+    Key {
+        name: "passt",
+        field: |s| Field::Program(&mut s.passt),
     },
     Key {
         name: "insecure_registries",
