@@ -1,6 +1,12 @@
 //! A Caisson of its own for each test: its own folders, images and containers,
 //! and the proof at the end that nothing is left.
 
+pub mod engine;
+pub mod image;
+pub mod programs;
+pub mod registry;
+pub mod terminal;
+
 use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,7 +14,13 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// No single command of a test may take longer.
-const COMMAND_DEADLINE: Duration = Duration::from_secs(120);
+pub const COMMAND_DEADLINE: Duration = Duration::from_secs(120);
+
+/// How long something may take to come true on a machine that has other things to do.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Variable by which every process of an installation is known, whatever it has open.
+const MARK: &str = "INSTALLATION_UNDER_TEST";
 
 /// A Caisson installation in a scratch folder.
 pub struct Caisson {
@@ -21,22 +33,27 @@ impl Caisson {
     /// # Panics
     /// If what `make build` makes is missing.
     pub fn new() -> Self {
-        let caisson = Self {
-            scratch: tempfile::tempdir().expect("a scratch folder"),
-        };
-        let image = workspace().join("target/demo/busybox.tar");
-        assert!(
-            image.exists(),
-            "{} is missing: run `make build`",
-            image.display()
-        );
+        let caisson = Self::without_images();
+        let image = programs::demo_image();
         caisson.ok(["load", "-q", "-i", &image.to_string_lossy()]);
         caisson
+    }
+
+    /// An installation with nothing in it.
+    pub fn without_images() -> Self {
+        Self {
+            scratch: tempfile::tempdir().expect("a scratch folder"),
+        }
     }
 
     /// Folder of this installation.
     pub fn root(&self) -> PathBuf {
         self.scratch.path().join("root")
+    }
+
+    /// Folder of its sockets.
+    pub fn run_directory(&self) -> PathBuf {
+        self.scratch.path().join("run")
     }
 
     /// Folder that a test may use as it likes.
@@ -48,19 +65,15 @@ impl Caisson {
 
     /// A command of this installation, not started yet.
     pub fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
-        let program = workspace().join("target/release/caisson");
-        assert!(
-            program.exists(),
-            "{} is missing: run `make build`",
-            program.display()
-        );
-        let mut command = Command::new(program);
+        let mut command = Command::new(programs::caisson());
         command
             .env("CAISSON_CONFIG", "/dev/null")
+            .env(MARK, self.scratch.path())
+            .envs(programs::places())
             .arg("--root")
             .arg(self.root())
             .arg("--run-directory")
-            .arg(self.scratch.path().join("run"))
+            .arg(self.run_directory())
             .args(arguments);
         command
     }
@@ -76,31 +89,14 @@ impl Caisson {
         arguments: impl IntoIterator<Item = S>,
         input: &[u8],
     ) -> Output {
-        let mut command = self.command(arguments);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let shown = format!("{command:?}");
-        let mut child = command.spawn().expect("the command starts");
-        let mut stdin = child.stdin.take().expect("a pipe");
-        let input = input.to_vec();
-        std::thread::spawn(move || {
-            // A program may end without reading all of its input.
-            let _ = stdin.write_all(&input);
-        });
-        let pid = child.id();
-        let (done, ended) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            let _ = done.send(child.wait_with_output());
-        });
-        match ended.recv_timeout(COMMAND_DEADLINE) {
-            Ok(output) => output.expect("output"),
-            Err(_) => {
-                kill(pid, "KILL");
-                panic!("{shown} did not end within {COMMAND_DEADLINE:?}");
-            }
-        }
+        output(self.command(arguments), input)
+    }
+
+    /// Runs a shell script in a new container, which must succeed, and returns
+    /// what it printed.
+    pub fn shell(&self, flags: &[&str], script: &str) -> String {
+        let begin = ["run", "--rm"].iter().chain(flags);
+        self.ok(begin.chain(&["busybox", "sh", "-ec", script]))
     }
 
     /// Runs a command that must succeed and returns its standard output.
@@ -146,15 +142,31 @@ impl Caisson {
         all[0].take()
     }
 
-    /// Processes of the host that have this installation's folder among their
-    /// arguments or open files.
+    /// Processes of the host that were started by commands of this installation,
+    /// or have its folder among their arguments or open files, and their children.
     pub fn processes(&self) -> Vec<u32> {
         let folder = self.scratch.path();
-        std::fs::read_dir("/proc")
+        let all: Vec<u32> = std::fs::read_dir("/proc")
             .expect("/proc")
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .collect();
+        let mut ours: Vec<u32> = all
+            .iter()
+            .copied()
             .filter(|pid| *pid != std::process::id() && uses(*pid, folder))
-            .collect()
+            .collect();
+        let mut looked_at = 0;
+        while looked_at < ours.len() {
+            let parent = ours[looked_at];
+            let children = all.iter().filter(|pid| parent_of(**pid) == Some(parent));
+            let new: Vec<u32> = children
+                .copied()
+                .filter(|pid| !ours.contains(pid))
+                .collect();
+            ours.extend(new);
+            looked_at += 1;
+        }
+        ours
     }
 }
 
@@ -180,7 +192,7 @@ impl Drop for Caisson {
         eventually("no process of the installation is left", || {
             self.processes().is_empty()
         });
-        let run = self.scratch.path().join("run");
+        let run = self.run_directory();
         let left: Vec<_> = std::fs::read_dir(&run)
             .into_iter()
             .flatten()
@@ -196,10 +208,53 @@ impl Drop for Caisson {
     }
 }
 
+/// Runs a prepared command to its end, with `input` on standard input.
+///
+/// # Panics
+/// If it does not end within the deadline of a command.
+pub fn output(mut command: Command, input: &[u8]) -> Output {
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the command starts");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    let input = input.to_vec();
+    std::thread::spawn(move || {
+        // A program may end without reading all of its input.
+        let _ = stdin.write_all(&input);
+    });
+    finish(child)
+}
+
+/// Waits for the end of a command, and reads what it prints into pipes.
+///
+/// # Panics
+/// If it does not end within the deadline of a command.
+pub fn finish(child: Child) -> Output {
+    let pid = child.id();
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let _ = done.send(child.wait_with_output());
+    });
+    match ended.recv_timeout(COMMAND_DEADLINE) {
+        Ok(output) => output.expect("output"),
+        Err(_) => {
+            let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            kill(pid, "KILL");
+            let shown = text(&arguments).replace('\0', " ");
+            panic!("{shown} did not end within {COMMAND_DEADLINE:?}");
+        }
+    }
+}
+
 fn uses(pid: u32, folder: &Path) -> bool {
-    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    if text(&command).contains(&*folder.to_string_lossy()) {
-        return true;
+    let name = folder.to_string_lossy();
+    for file in ["cmdline", "environ"] {
+        let content = std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        if text(&content).contains(&*name) {
+            return true;
+        }
     }
     let files = std::fs::read_dir(format!("/proc/{pid}/fd"))
         .into_iter()
@@ -210,12 +265,10 @@ fn uses(pid: u32, folder: &Path) -> bool {
         .any(|target| target.starts_with(folder))
 }
 
-/// Root of the source tree.
-pub fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the tests lie in the workspace")
-        .to_owned()
+fn parent_of(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, after_name) = stat.rsplit_once(") ")?;
+    after_name.split(' ').nth(1)?.parse().ok()
 }
 
 /// Bytes as text.
@@ -234,6 +287,9 @@ pub fn kill(pid: u32, signal: &str) {
 }
 
 /// Waits for a child to end by itself, within the deadline of a command.
+///
+/// # Panics
+/// If it does not.
 pub fn wait(mut child: Child) -> std::process::ExitStatus {
     let begin = Instant::now();
     loop {
@@ -253,8 +309,8 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !holds() {
         assert!(
-            begin.elapsed() < Duration::from_secs(20),
-            "not within 20 s: {what}"
+            begin.elapsed() < PATIENCE,
+            "not within {PATIENCE:?}: {what}"
         );
         std::thread::park_timeout(Duration::from_millis(20));
     }

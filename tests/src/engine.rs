@@ -1,0 +1,292 @@
+//! A containerd of its own for each test: its own root, state and socket, and the proof at
+//! the end that nothing is left.
+
+use std::fs::File;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use crate::{eventually, output, programs, text};
+
+/// Name of the image that every engine here has.
+pub const IMAGE: &str = "docker.io/library/busybox:latest";
+
+/// Our runtime.
+pub const RUNTIME: &str = "io.containerd.caisson.v2";
+
+/// Which containerd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// 1.6, installed: Debian 12's own.
+    Installed,
+    /// 1.7, unpacked.
+    Previous,
+    /// 2.x, unpacked.
+    Newest,
+}
+
+impl Release {
+    fn folder(self) -> PathBuf {
+        match self {
+            Self::Installed => PathBuf::from("/usr/bin"),
+            Self::Previous => programs::engine("containerd-1.7").join("usr/bin"),
+            Self::Newest => programs::engine("containerd-2").join("usr/bin"),
+        }
+    }
+
+    /// How its version begins.
+    pub fn version(self) -> &'static str {
+        match self {
+            Self::Installed => "1.6.",
+            Self::Previous => "1.7.",
+            Self::Newest => "2.",
+        }
+    }
+}
+
+/// A running containerd.
+pub struct Containerd {
+    scratch: tempfile::TempDir,
+    release: Release,
+    daemon: Child,
+}
+
+impl Containerd {
+    /// Starts one with the image [`IMAGE`].
+    ///
+    /// # Panics
+    /// If what `make setup` and `make build` make is missing.
+    pub fn start(release: Release) -> Self {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let folder = scratch.path();
+        let programs = folder.join("bin");
+        std::fs::create_dir(&programs).expect("a folder");
+        // The shim is looked for in containerd's own PATH and knows itself where its parts are.
+        std::os::unix::fs::symlink(
+            programs::shim(),
+            programs.join("containerd-shim-caisson-v2"),
+        )
+        .expect("a link");
+        let config = format!(
+            "version = 2\nroot = {:?}\nstate = {:?}\n\
+             disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+             [grpc]\naddress = {:?}\n[debug]\nlevel = \"debug\"\n",
+            folder.join("root"),
+            folder.join("state"),
+            folder.join("c.sock"),
+        );
+        std::fs::write(folder.join("config.toml"), config).expect("written");
+        let daemon = Self::daemon(release, folder);
+        let containerd = Self {
+            scratch,
+            release,
+            daemon,
+        };
+        containerd.ready();
+        let image = programs::demo_image();
+        containerd.ok(&["image", "import", &image.to_string_lossy()]);
+        containerd
+    }
+
+    fn daemon(release: Release, folder: &Path) -> Child {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(folder.join("log"))
+            .expect("a log");
+        let path = format!(
+            "{}:{}:/usr/sbin:/usr/bin:/sbin:/bin",
+            folder.join("bin").display(),
+            release.folder().display()
+        );
+        Command::new(release.folder().join("containerd"))
+            .arg("--config")
+            .arg(folder.join("config.toml"))
+            .env("PATH", path)
+            .env("CAISSON_CONFIG", "/dev/null")
+            .env("CAISSON_ROOT", folder.join("caisson"))
+            .env("CAISSON_RUN", folder.join("run"))
+            .envs(programs::places())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a copy"))
+            .stderr(log)
+            .spawn()
+            .expect("containerd starts")
+    }
+
+    fn ready(&self) {
+        let socket = self.scratch.path().join("c.sock");
+        eventually("containerd listens", || {
+            UnixStream::connect(&socket).is_ok()
+        });
+        eventually("containerd answers", || {
+            self.run(&["version"], b"").status.success()
+        });
+    }
+
+    /// Ends containerd as a crash would, and starts it again.
+    pub fn restart(&mut self) {
+        self.daemon.kill().expect("killed");
+        self.daemon.wait().expect("ended");
+        self.daemon = Self::daemon(self.release, self.scratch.path());
+        self.ready();
+    }
+
+    /// A folder that a test may use as it likes.
+    pub fn folder(&self, name: &str) -> PathBuf {
+        let folder = self.scratch.path().join("test").join(name);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        folder
+    }
+
+    /// `ctr` of this engine, not started yet.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.release.folder().join("ctr"));
+        command
+            .arg("--address")
+            .arg(self.scratch.path().join("c.sock"))
+            .args(arguments);
+        command
+    }
+
+    /// Runs `ctr` to its end.
+    pub fn run(&self, arguments: &[&str], input: &[u8]) -> Output {
+        output(self.command(arguments), input)
+    }
+
+    /// Runs `ctr`, which must succeed, and returns what it printed.
+    pub fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments, b"");
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}: {}",
+            output.status,
+            text(&output.stderr)
+        );
+        text(&output.stdout)
+    }
+
+    /// `ctr run` with our runtime: flags, then the container's name and its program.
+    pub fn container(&self, flags: &[&str], name: &str, program: &[&str], input: &[u8]) -> Output {
+        let mut arguments = vec!["run", "--runtime", RUNTIME];
+        arguments.extend(flags);
+        arguments.extend([IMAGE, name]);
+        arguments.extend(program);
+        self.run(&arguments, input)
+    }
+
+    /// A container that runs until it is killed.
+    pub fn detached(&self, name: &str) {
+        let output = self.container(&["-d"], name, &["sleep", "1000"], b"");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+
+    /// What `ctr task ls` says of a container.
+    pub fn status(&self, name: &str) -> Option<String> {
+        let list = self.ok(&["task", "ls"]);
+        let line = list
+            .lines()
+            .find(|line| line.split_whitespace().next() == Some(name))?;
+        line.split_whitespace().nth(2).map(str::to_owned)
+    }
+
+    /// Shims of this engine and the processes that they have started, if these words
+    /// are in their command line.
+    pub fn processes(&self, words: &[&str]) -> Vec<u32> {
+        let own = self.scratch.path().to_string_lossy().into_owned();
+        let all = processes();
+        let is_shim = |process: &Process| {
+            process.command.contains("containerd-shim") && process.command.contains(&own)
+        };
+        let shims: Vec<_> = all.iter().filter(|process| is_shim(process)).collect();
+        all.iter()
+            .filter(|process| {
+                is_shim(process) || shims.iter().any(|shim| shim.pid == process.parent)
+            })
+            .filter(|process| words.iter().all(|word| process.command.contains(word)))
+            .map(|process| process.pid)
+            .collect()
+    }
+
+    /// Containers, tasks, bundles, processes and mounts that are left.
+    pub fn left(&self) -> Vec<String> {
+        let mut left: Vec<_> = self
+            .ok(&["container", "ls", "-q"])
+            .lines()
+            .chain(self.ok(&["task", "ls", "-q"]).lines())
+            .map(|id| format!("container {id}"))
+            .collect();
+        let tasks = self
+            .scratch
+            .path()
+            .join("state/io.containerd.runtime.v2.task");
+        let bundles = std::fs::read_dir(tasks.join("default"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        left.extend(bundles.map(|bundle| format!("bundle {:?}", bundle.path())));
+        let ours = self.processes(&[]);
+        left.extend(ours.into_iter().map(|pid| format!("process {pid}")));
+        let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
+        let own = self.scratch.path().to_string_lossy().into_owned();
+        left.extend(
+            mounts
+                .lines()
+                .filter(|line| line.contains(&own))
+                .map(str::to_owned),
+        );
+        left
+    }
+
+    /// What the engine and its shims have logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.scratch.path().join("log")).expect("a log")
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<_> = log.lines().collect();
+            eprintln!("{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+            let tasks = text(&self.run(&["task", "ls", "-q"], b"").stdout);
+            for task in tasks.lines() {
+                self.run(&["task", "rm", "-f", task], b"");
+            }
+        } else {
+            eventually("nothing of the engine's containers is left", || {
+                self.left().is_empty()
+            });
+        }
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+    }
+}
+
+struct Process {
+    pid: u32,
+    parent: u32,
+    command: String,
+}
+
+fn processes() -> Vec<Process> {
+    let all = std::fs::read_dir("/proc").expect("/proc");
+    all.filter_map(|entry| {
+        let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let parent = status
+            .lines()
+            .find_map(|line| line.strip_prefix("PPid:"))?
+            .trim()
+            .parse()
+            .ok()?;
+        Some(Process {
+            pid,
+            parent,
+            command: text(&command).replace('\0', " "),
+        })
+    })
+    .collect()
+}

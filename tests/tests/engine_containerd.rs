@@ -1,0 +1,321 @@
+//! Three releases of containerd with our shim: what their users do all day.
+
+use caisson_end_to_end::engine::{Containerd, RUNTIME, Release};
+use caisson_end_to_end::terminal::Terminal;
+use caisson_end_to_end::{eventually, kill, text};
+
+/// Each test with each release, under a name of its own.
+macro_rules! matrix {
+    ($($test:ident),* $(,)?) => {
+        mod containerd_1_6 { $(#[test] fn $test() { super::$test(super::Release::Installed) })* }
+        mod containerd_1_7 { $(#[test] fn $test() { super::$test(super::Release::Previous) })* }
+        mod containerd_2 { $(#[test] fn $test() { super::$test(super::Release::Newest) })* }
+    };
+}
+
+matrix![
+    run_and_its_streams,
+    exec_kill_pause_and_figures,
+    shares_of_the_host,
+    a_pod_is_one_machine,
+    twenty_cycles_leave_nothing,
+    killed_processes,
+    the_engine_restarts,
+];
+
+fn run_and_its_streams(release: Release) {
+    let engine = Containerd::start(release);
+    assert!(engine.ok(&["version"]).contains(release.version()));
+
+    let uname = engine.container(&["--rm"], "uname", &["uname", "-r"], b"");
+    assert!(text(&uname.stdout).starts_with("6.12."), "{uname:?}");
+    assert_eq!(text(&uname.stderr), "", "not a single warning");
+    let shims: Vec<_> = engine
+        .log()
+        .lines()
+        .filter(|line| line.contains(RUNTIME) && line.contains("level=warn"))
+        .map(str::to_owned)
+        .collect();
+    assert!(shims.is_empty(), "{shims:?}");
+
+    let exit = engine.container(
+        &["--rm"],
+        "exit",
+        &["sh", "-c", "echo out; echo err >&2; exit 7"],
+        b"",
+    );
+    assert_eq!(exit.status.code(), Some(7));
+    assert_eq!(
+        (text(&exit.stdout), text(&exit.stderr)),
+        ("out\n".into(), "err\n".into())
+    );
+
+    let missing = engine.container(&["--rm"], "missing", &["no-such-program"], b"");
+    assert!(!missing.status.success());
+    let error = text(&missing.stderr);
+    assert!(
+        error.contains("\"no-such-program\": executable file not found"),
+        "{error}"
+    );
+
+    let input: Vec<u8> = (0..200_000_u32).flat_map(u32::to_le_bytes).collect();
+    let cat = engine.container(&["--rm"], "cat", &["cat"], &input);
+    assert!(
+        cat.stdout == input,
+        "{} of {} bytes came back",
+        cat.stdout.len(),
+        input.len()
+    );
+
+    let lines = engine.container(&["--rm"], "lines", &["seq", "300000"], b"");
+    let expected: String = (1..=300_000).map(|number| format!("{number}\n")).collect();
+    assert!(
+        text(&lines.stdout) == expected,
+        "{} bytes",
+        lines.stdout.len()
+    );
+
+    let shell = engine.command(&[
+        "run",
+        "--rm",
+        "-t",
+        "--runtime",
+        RUNTIME,
+        caisson_end_to_end::engine::IMAGE,
+        "tty",
+        "sh",
+    ]);
+    let mut terminal = Terminal::start(&shell, 33, 99);
+    terminal.write("echo $((40+2)) && tty\r");
+    terminal.expect("42");
+    terminal.expect("/dev/pts/0");
+    terminal.write("exit 5\r");
+    assert_eq!(terminal.end().code(), Some(5));
+}
+
+fn exec_kill_pause_and_figures(release: Release) {
+    let engine = Containerd::start(release);
+    engine.detached("job");
+    assert_eq!(engine.status("job").as_deref(), Some("RUNNING"));
+
+    let exec = |id: &str, program: &[&str], input: &[u8]| {
+        let mut arguments = vec!["task", "exec", "--exec-id", id, "job"];
+        arguments.extend(program);
+        engine.run(&arguments, input)
+    };
+    let shell = exec(
+        "first",
+        &["sh", "-c", "echo out; echo err >&2; exit 3"],
+        b"",
+    );
+    assert_eq!(shell.status.code(), Some(3));
+    assert_eq!(
+        (text(&shell.stdout), text(&shell.stderr)),
+        ("out\n".into(), "err\n".into())
+    );
+    assert_eq!(exec("second", &["cat"], b"through").stdout, b"through");
+    let missing = exec("third", &["no-such-program"], b"");
+    assert!(
+        text(&missing.stderr).contains("executable file not found"),
+        "{missing:?}"
+    );
+    std::thread::scope(|scope| {
+        for number in 0..10 {
+            scope.spawn(move || {
+                let word = format!("word-{number}");
+                let echo = exec(&format!("many-{number}"), &["echo", &word], b"");
+                assert_eq!(text(&echo.stdout), format!("{word}\n"));
+            });
+        }
+    });
+
+    engine.ok(&["task", "pause", "job"]);
+    assert_eq!(engine.status("job").as_deref(), Some("PAUSED"));
+    engine.ok(&["task", "resume", "job"]);
+    assert_eq!(engine.status("job").as_deref(), Some("RUNNING"));
+
+    let figures = engine.ok(&["task", "metrics", "job"]);
+    let usage = figures
+        .lines()
+        .find_map(|line| line.strip_prefix("memory.usage "))
+        .and_then(|number| number.trim().parse::<u64>().ok());
+    assert!(usage.is_some_and(|bytes| bytes > 0), "{figures}");
+    assert_eq!(engine.ok(&["task", "ps", "job"]).lines().count(), 2);
+
+    let checkpoint = engine.run(&["task", "checkpoint", "job"], b"");
+    assert!(
+        text(&checkpoint.stderr).contains("not supported"),
+        "{checkpoint:?}"
+    );
+
+    engine.ok(&["task", "kill", "--signal", "KILL", "job"]);
+    eventually("the killed task has stopped", || {
+        engine.status("job").as_deref() == Some("STOPPED")
+    });
+    let removed = engine.run(&["task", "rm", "job"], b"");
+    assert!(text(&removed.stderr).contains("137"), "{removed:?}");
+    engine.ok(&["container", "rm", "job"]);
+}
+
+fn shares_of_the_host(release: Release) {
+    let engine = Containerd::start(release);
+    let folder = engine.folder("volume");
+    std::fs::write(folder.join("from-host"), "host\n").expect("written");
+    let writable = format!(
+        "type=bind,src={},dst=/rw,options=rbind:rw",
+        folder.display()
+    );
+    let read_only = format!(
+        "type=bind,src={},dst=/ro,options=rbind:ro",
+        folder.display()
+    );
+    let file = format!(
+        "type=bind,src={},dst=/etc/motd,options=bind:ro",
+        folder.join("from-host").display()
+    );
+    let script = "cat /rw/from-host /etc/motd; echo guest > /rw/from-guest; \
+                  (echo x > /ro/y) 2>/dev/null || echo refused; cat /ro/from-guest";
+    let output = engine.container(
+        &[
+            "--rm", "--mount", &writable, "--mount", &read_only, "--mount", &file,
+        ],
+        "mounts",
+        &["sh", "-c", script],
+        b"",
+    );
+    assert_eq!(
+        text(&output.stdout),
+        "host\nhost\nrefused\nguest\n",
+        "{output:?}"
+    );
+    let written = std::fs::read_to_string(folder.join("from-guest")).expect("written by the guest");
+    assert_eq!(written, "guest\n");
+
+    let device = "type=bind,src=/dev/null,dst=/x,options=rbind:ro";
+    let refused = engine.container(&["--rm", "--mount", device], "refused", &["true"], b"");
+    let error = text(&refused.stderr);
+    assert!(
+        !refused.status.success() && error.contains("(/x)"),
+        "{error}"
+    );
+
+    let rootfs = engine.folder("rootfs");
+    std::fs::create_dir(rootfs.join("bin")).expect("a folder");
+    std::fs::copy("/bin/busybox", rootfs.join("bin/busybox")).expect("busybox-static");
+    let rootfs = rootfs.to_string_lossy().into_owned();
+    let uname = engine.ok(&[
+        "run",
+        "--rm",
+        "--runtime",
+        RUNTIME,
+        "--rootfs",
+        &rootfs,
+        "plain",
+        "/bin/busybox",
+        "uname",
+        "-r",
+    ]);
+    assert!(uname.starts_with("6.12."), "{uname}");
+}
+
+fn a_pod_is_one_machine(release: Release) {
+    let engine = Containerd::start(release);
+    let kind = |kind: &str| format!("io.kubernetes.cri.container-type={kind}");
+    let (sandbox, member) = (kind("sandbox"), kind("container"));
+    let pod = "io.kubernetes.cri.sandbox-id=pod";
+    let run = |flags: &[&str], kind: &str, name: &str, script: &str| {
+        let mut all = vec!["--annotation", kind, "--annotation", pod];
+        all.extend(flags);
+        let output = engine.container(&all, name, &["sh", "-c", script], b"");
+        assert!(output.status.success(), "{name}: {output:?}");
+        text(&output.stdout)
+    };
+    run(&["-d"], &sandbox, "pod", "never run");
+    run(
+        &["-d"],
+        &member,
+        "server",
+        "while true; do echo served | nc -l -p 7000; done",
+    );
+    let script = "until nc 127.0.0.1 7000 < /dev/null; do usleep 20000; done";
+    assert_eq!(run(&["--rm"], &member, "client", script), "served\n");
+    assert_eq!(engine.processes(&["qemu-system"]).len(), 1, "one machine");
+
+    for name in ["server", "pod"] {
+        engine.ok(&["task", "kill", "--signal", "KILL", name]);
+        eventually("it has stopped", || {
+            engine.status(name).as_deref() == Some("STOPPED")
+        });
+        engine.run(&["task", "rm", name], b"");
+        engine.ok(&["container", "rm", name]);
+    }
+    eventually("the machine ends with its pod", || {
+        engine.processes(&["qemu-system"]).is_empty()
+    });
+}
+
+fn twenty_cycles_leave_nothing(release: Release) {
+    let engine = Containerd::start(release);
+    for number in 0..20 {
+        let name = format!("cycle-{number}");
+        let output = engine.container(&["--rm"], &name, &["true"], b"");
+        assert!(output.status.success(), "{output:?}");
+    }
+    eventually("nothing is left", || engine.left().is_empty());
+}
+
+fn killed_processes(release: Release) {
+    let engine = Containerd::start(release);
+    for (victim, words) in [
+        ("shim", ["containerd-shim-caisson-v2", "-id victim "]),
+        ("machine", ["qemu-system", "guest=victim"]),
+        ("vsock", ["caisson-devices", " vsock "]),
+        ("files", ["caisson-devices", " fs "]),
+    ] {
+        engine.detached("victim");
+        let found = engine.processes(&words);
+        assert_eq!(found.len(), 1, "{victim}: {found:?}");
+        kill(found[0], "KILL");
+        eventually("the engine notices", || {
+            engine
+                .status("victim")
+                .is_none_or(|status| status != "RUNNING")
+        });
+        // Gone already, if it was the shim that died.
+        engine.run(&["task", "rm", "-f", "victim"], b"");
+        engine.ok(&["container", "rm", "victim"]);
+        eventually("nothing is left", || engine.left().is_empty());
+    }
+}
+
+fn the_engine_restarts(release: Release) {
+    let mut engine = Containerd::start(release);
+    let log = engine.folder("log").join("output");
+    let uri = format!("file://{}", log.display());
+    let script = "i=0; while [ $i -lt 400 ]; do echo $i; i=$((i+1)); usleep 5000; done; sleep 1000";
+    let output = engine.container(
+        &["-d", "--log-uri", &uri],
+        "lasting",
+        &["sh", "-c", script],
+        b"",
+    );
+    assert!(output.status.success(), "{output:?}");
+    engine.restart();
+    let expected: String = (0..400).map(|number| format!("{number}\n")).collect();
+    eventually("all output has come", || {
+        std::fs::read_to_string(&log).is_ok_and(|text| text == expected)
+    });
+    assert_eq!(engine.status("lasting").as_deref(), Some("RUNNING"));
+    let exec = engine.ok(&[
+        "task",
+        "exec",
+        "--exec-id",
+        "after",
+        "lasting",
+        "echo",
+        "here",
+    ]);
+    assert_eq!(exec, "here\n");
+    engine.run(&["task", "rm", "-f", "lasting"], b"");
+    engine.ok(&["container", "rm", "lasting"]);
+}

@@ -1,0 +1,266 @@
+//! Forks of a template: that they are the normal case, that each is somebody else, and
+//! what happens to a template that is no good.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::PathBuf;
+use std::process::{Output, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use caisson_end_to_end::{Caisson, eventually, kill, text, wait};
+
+/// How the machine of a `run --timing` began.
+fn origin(output: &Output) -> String {
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let said = text(&output.stderr);
+    let line = said
+        .lines()
+        .find(|line| line.starts_with("forked from template ") || line.starts_with("booted: "));
+    line.unwrap_or_else(|| panic!("no line tells how the machine began: {said}"))
+        .to_owned()
+}
+
+fn run_timed(caisson: &Caisson, script: &str) -> Output {
+    caisson.run(["run", "--rm", "--timing", "busybox", "sh", "-c", script])
+}
+
+/// Folders of the templates of an installation.
+fn templates(caisson: &Caisson) -> Vec<PathBuf> {
+    fs::read_dir(caisson.root().join("templates"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.join("template.json").exists())
+        .collect()
+}
+
+#[test]
+fn forks_are_the_normal_case() {
+    let caisson = Caisson::new();
+    let first = origin(&run_timed(&caisson, "true"));
+    assert!(first.starts_with("forked from template "), "{first}");
+    let again = origin(&run_timed(&caisson, "true"));
+    assert_eq!(again, first);
+
+    let listed = caisson.ok(["template", "ls", "--format", "json"]);
+    let listed: serde_json::Value = serde_json::from_str(&listed).expect("one template");
+    let key = listed["key"].as_str().expect("a key");
+    assert!(first.contains(&key[..12]), "{first}: {key}");
+    assert_eq!(caisson.ok(["template", "build"]).trim(), key);
+    assert_eq!(caisson.ok(["template", "rm", &key[..6]]).trim(), key);
+    assert!(templates(&caisson).is_empty());
+    caisson.fails(125, ["template", "rm", key]);
+
+    let mut command = caisson.command(["run", "--rm", "--timing", "busybox", "true"]);
+    let output = command.env("CAISSON_TEMPLATE", "off").output();
+    let booted = origin(&output.expect("it runs"));
+    assert!(
+        booted.starts_with("booted: templates are off; "),
+        "{booted}"
+    );
+    assert!(templates(&caisson).is_empty());
+}
+
+#[test]
+fn ten_forks_are_ten_machines() {
+    let caisson = Caisson::new();
+    caisson.ok(["template", "build"]);
+    let script = "cat /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid; \
+        head -c 16 /dev/urandom | od -An -tx1; hostname; \
+        sed -n 's/ .*stack.*//p' /proc/self/maps; date +%s; cut -d. -f1 /proc/uptime";
+    let children: Vec<_> = (0..10)
+        .map(|_| {
+            caisson
+                .command(["run", "--rm", "--timing", "busybox", "sh", "-c", script])
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .expect("it starts")
+        })
+        .collect();
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("now");
+    let began = now().as_secs();
+    let mut seen = BTreeSet::new();
+    for child in children {
+        let output = child.wait_with_output().expect("it ends");
+        assert!(origin(&output).starts_with("forked from template "));
+        let said = text(&output.stdout);
+        let lines: Vec<_> = said.lines().map(str::trim).collect();
+        assert_eq!(lines.len(), 7, "{said}");
+        for identity in &lines[..5] {
+            assert!(seen.insert(identity.to_string()), "{identity} came twice");
+        }
+        let date: u64 = lines[5].parse().expect("seconds");
+        assert!(date + 2 >= began && date <= now().as_secs() + 2, "{date}");
+        let uptime: u64 = lines[6].parse().expect("seconds");
+        assert!(uptime < 120, "{uptime}");
+    }
+}
+
+#[test]
+fn a_fork_leaves_nothing_in_its_template() {
+    let caisson = Caisson::new();
+    let volume = caisson.folder("volume");
+    fs::write(volume.join("secret"), "planted").expect("written");
+    caisson.ok(["template", "build"]);
+    let template = templates(&caisson).pop().expect("a template");
+    let memory = template.join("memory");
+    let before = memory
+        .metadata()
+        .expect("metadata")
+        .modified()
+        .expect("a time");
+    // Once with a copy of the memory (there is a volume), once on the template's own. The
+    // shell makes the word, so that the host's command line does not hold it.
+    let script = "a=plan; for i in $(seq 5000); do echo ${a}ted-secret-$i; done > /tmp/x; sync";
+    let mount = format!("{}:/v", volume.display());
+    for flags in [vec!["-v", mount.as_str()], Vec::new()] {
+        let command = ["run", "--rm"].into_iter().chain(flags);
+        caisson.ok(command.chain(["busybox", "sh", "-c", script]));
+    }
+    let metadata = memory.metadata().expect("metadata");
+    assert_eq!(metadata.modified().expect("a time"), before);
+    let bytes = fs::read(&memory).expect("memory");
+    let holds = |word: &[u8]| bytes.windows(word.len()).any(|window| window == word);
+    assert!(holds(b"Linux version"), "this is a guest's memory");
+    assert!(
+        !holds(b"planted-secret-"),
+        "a workload's page is in the template"
+    );
+}
+
+#[test]
+fn a_template_whose_memory_is_rubbish_is_replaced_by_a_boot() {
+    let caisson = Caisson::new();
+    caisson.ok(["template", "build"]);
+    let template = templates(&caisson).pop().expect("a template");
+    let memory = template.join("memory");
+    let file = File::options()
+        .write(true)
+        .open(&memory)
+        .expect("the memory");
+    let rubbish = vec![0xff; 1 << 20];
+    for mebibyte in 0..64 {
+        file.write_all_at(&rubbish, mebibyte << 20)
+            .expect("written");
+    }
+    drop(file);
+    // As with a disk that lost what was written, nothing shows it from outside.
+    let metadata = memory.metadata().expect("metadata");
+    let identity = format!(
+        "device {} inode {} size {} modified {}.{:09} changed {}.{:09}",
+        metadata.dev(),
+        metadata.ino(),
+        metadata.size(),
+        metadata.mtime(),
+        metadata.mtime_nsec(),
+        metadata.ctime(),
+        metadata.ctime_nsec()
+    );
+    let description = template.join("template.json");
+    let text_of = fs::read_to_string(&description).expect("a description");
+    let mut json: serde_json::Value = serde_json::from_str(&text_of).expect("JSON");
+    json["memory"] = identity.into();
+    fs::write(&description, json.to_string()).expect("written");
+    let mut command = caisson.command(["run", "--rm", "--timing", "busybox", "echo", "here"]);
+    let output = command.env("CAISSON_BOOT_DEADLINE", "20").output();
+    let output = output.expect("it runs");
+    let began = origin(&output);
+    assert!(
+        began.starts_with("booted: a fork did not come up: "),
+        "{began}"
+    );
+    assert_eq!(text(&output.stdout), "here\n");
+    assert!(templates(&caisson).is_empty(), "it is removed");
+    assert!(origin(&run_timed(&caisson, "true")).starts_with("forked "));
+}
+
+#[test]
+fn a_template_that_was_tampered_with_is_made_anew() {
+    let caisson = Caisson::new();
+    let first = origin(&run_timed(&caisson, "true"));
+    for (name, content) in [
+        ("state", &b"rubbish"[..]),
+        ("memory", b"short"),
+        ("template.json", b"{"),
+    ] {
+        let template = templates(&caisson).pop().expect("a template");
+        fs::write(template.join(name), content).expect("written");
+        assert_eq!(origin(&run_timed(&caisson, "true")), first, "{name}");
+    }
+}
+
+#[test]
+fn a_maker_that_is_killed_leaves_nothing_that_stays() {
+    let caisson = Caisson::new();
+    let new = caisson.root().join("templates/.new");
+    let child = caisson
+        .command(["template", "build"])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    eventually("a template is being made", || new.join("memory").exists());
+    kill(child.id(), "KILL");
+    wait(child);
+    eventually("its machine has ended", || caisson.processes().is_empty());
+    assert!(templates(&caisson).is_empty());
+    assert!(new.exists(), "it was killed in the middle");
+
+    // Whoever comes first now makes it, the others wait for that one.
+    let children: Vec<_> = (0..3)
+        .map(|_| {
+            caisson
+                .command(["run", "--rm", "--timing", "busybox", "true"])
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()
+                .expect("it starts")
+        })
+        .collect();
+    let origins: BTreeSet<_> = children
+        .into_iter()
+        .map(|child| origin(&child.wait_with_output().expect("it ends")))
+        .collect();
+    assert_eq!(origins.len(), 1, "{origins:?}");
+    assert!(origins.first().expect("one").starts_with("forked "));
+    assert_eq!(templates(&caisson).len(), 1);
+    assert!(!new.exists());
+}
+
+#[test]
+fn a_failure_to_make_one_is_no_obstacle() {
+    let caisson = Caisson::new();
+    // A file where the folder should be.
+    fs::write(caisson.root().join("templates"), "").expect("written");
+    let output = run_timed(&caisson, "true");
+    let began = origin(&output);
+    assert!(
+        began.starts_with("booted: cannot lock the templates"),
+        "{began}"
+    );
+}
+
+#[test]
+fn time_goes_on_in_a_fork() {
+    let caisson = Caisson::new();
+    let script = "a=$(cut -d' ' -f1 /proc/uptime); sleep 2; b=$(cut -d' ' -f1 /proc/uptime); \
+        cat /sys/devices/system/clocksource/clocksource0/current_clocksource; echo $a $b; dmesg";
+    caisson.ok(["template", "build"]);
+    let said = caisson.ok(["run", "--rm", "--privileged", "busybox", "sh", "-c", script]);
+    let mut lines = said.lines();
+    let source = lines.next().expect("a clock source");
+    assert!(source.starts_with("tsc"), "{source}");
+    let times: Vec<f64> = lines
+        .next()
+        .expect("two times")
+        .split(' ')
+        .map(|time| time.parse().expect("seconds"))
+        .collect();
+    let slept = Duration::from_secs_f64(times[1] - times[0]);
+    assert!((1.9..4.0).contains(&slept.as_secs_f64()), "{slept:?}");
+    assert!(!said.contains("Marking TSC unstable"), "{said}");
+}
