@@ -20,6 +20,7 @@ pub fn demo() -> Result<()> {
         let path = image::write()?;
         run(caisson(&["load", "--input"]).arg(path))
     })?;
+    step("template", || run(&mut caisson(&["template", "build"])))?;
 
     compare(
         "kernel",

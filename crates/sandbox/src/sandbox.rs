@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use caisson_hypervisor::{ExitReason, Hypervisor, RunningVm, TemplateStore, VmConfig};
@@ -12,7 +12,9 @@ use caisson_network::Attachment;
 use caisson_protocol::agent::ConfigureRequest;
 use caisson_protocol::agent_ttrpc::AgentClient;
 use caisson_protocol::{AGENT_PORT, LOG_PORT, SHARE_TAG, STREAM_PORT};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustix::process::{Pid, PidfdFlags};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 
 use crate::start::{self, Origin};
 use crate::timing::Timing;
@@ -69,6 +71,8 @@ pub(crate) struct Inner {
     pub(crate) agent: AgentClient,
     network: Option<Attachment>,
     origin: Origin,
+    /// Why we ended the machine ourselves: a part of it beside its VMM was lost.
+    lost: OnceLock<ExitReason>,
     console: PathBuf,
     next_stream: AtomicU64,
 }
@@ -86,17 +90,29 @@ impl Sandbox {
         tokio::spawn(keep_log(log, config.guest_log));
 
         let stage = timing.stage("agent");
-        let stream = vm.connect(AGENT_PORT).await?;
+        let stream = match vm.connect(AGENT_PORT).await {
+            Ok(stream) => stream,
+            Err(caisson_hypervisor::Error::Ended) => {
+                return Err(Error::GuestEnded {
+                    doing: "connecting to its agent",
+                    reason: describe(&vm.wait().await),
+                    console: console::tail(&config.vm.console),
+                });
+            }
+            Err(error) => return Err(error.into()),
+        };
         let sandbox = Self {
             inner: Arc::new(Inner {
                 vm,
                 agent: agent::connect(stream)?,
                 network: config.network,
                 origin,
+                lost: OnceLock::new(),
                 console: config.vm.console.clone(),
                 next_stream: AtomicU64::new(1),
             }),
         };
+        sandbox.watch_network()?;
         sandbox
             .configure(&config.identity, config.vm.share.is_some(), timing)
             .await?;
@@ -105,6 +121,34 @@ impl Sandbox {
         }
         drop(stage);
         Ok(sandbox)
+    }
+
+    /// Ends the machine with the processes of its network: a guest without the network
+    /// that it was given is not what was asked for.
+    fn watch_network(&self) -> Result<()> {
+        let processes = self.inner.network.iter().flat_map(Attachment::processes);
+        for pid in processes.filter_map(|pid| Pid::from_raw(pid.cast_signed())) {
+            let watch = |error: std::io::Error| Error::Host {
+                doing: "watching the network",
+                source: error,
+            };
+            let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+                .map_err(|errno| watch(errno.into()))?;
+            // SAFETY: the descriptor belongs to the `OwnedFd`, never changes its number and
+            // is closed only when it is dropped with the `AsyncFd`.
+            let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }
+                .map_err(|error| watch(error.into()))?;
+            let sandbox = Arc::downgrade(&self.inner);
+            tokio::spawn(async move {
+                if pidfd.readable().await.is_err() {
+                    return;
+                }
+                if let Some(inner) = sandbox.upgrade() {
+                    inner.network_ended().await;
+                }
+            });
+        }
+        Ok(())
     }
 
     async fn configure(&self, identity: &Identity, share: bool, timing: &Timing) -> Result<()> {
@@ -172,12 +216,12 @@ impl Sandbox {
                 Ok(value) => Ok(value),
                 // The connection breaks a moment before the machine is seen to end.
                 Err(ttrpc::Error::RpcStatus(status)) => Err(refused(ttrpc::Error::RpcStatus(status))),
-                Err(error) => match tokio::time::timeout(Duration::from_secs(1), self.inner.vm.wait()).await {
+                Err(error) => match tokio::time::timeout(Duration::from_secs(1), self.wait()).await {
                     Ok(reason) => Err(self.ended(doing, &reason)),
                     Err(_) => Err(refused(error)),
                 },
             },
-            reason = self.inner.vm.wait() => Err(self.ended(doing, &reason)),
+            reason = self.wait() => Err(self.ended(doing, &reason)),
         }
     }
 
@@ -193,22 +237,27 @@ impl Sandbox {
     /// that uses it and our end.
     pub(crate) async fn open_stream(&self) -> Result<(u64, tokio::net::UnixStream)> {
         let number = self.inner.next_stream.fetch_add(1, Ordering::Relaxed);
-        let stream = self.inner.vm.connect(STREAM_PORT).await?;
-        stream
-            .set_nonblocking(true)
-            .map_err(Error::host("opening a stream to the guest"))?;
-        let mut stream = tokio::net::UnixStream::from_std(stream)
-            .map_err(Error::host("opening a stream to the guest"))?;
+        let doing = "opening a stream to the guest";
+        let stream = match self.inner.vm.connect(STREAM_PORT).await {
+            Ok(stream) => stream,
+            Err(caisson_hypervisor::Error::Ended) => {
+                return Err(self.ended(doing, &self.wait().await));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        stream.set_nonblocking(true).map_err(Error::host(doing))?;
+        let mut stream = tokio::net::UnixStream::from_std(stream).map_err(Error::host(doing))?;
         stream
             .write_all(&number.to_be_bytes())
             .await
-            .map_err(Error::host("opening a stream to the guest"))?;
+            .map_err(Error::host(doing))?;
         Ok((number, stream))
     }
 
     /// Waits for the machine's end and says why it ended.
     pub async fn wait(&self) -> ExitReason {
-        self.inner.vm.wait().await
+        let reason = self.inner.vm.wait().await;
+        self.inner.lost.get().cloned().unwrap_or(reason)
     }
 
     /// Asks the guest to sync and power off, and ends the machine if it does not.
@@ -256,6 +305,21 @@ impl Sandbox {
             .into_iter()
             .chain(network)
             .collect()
+    }
+}
+
+impl Inner {
+    async fn network_ended(&self) {
+        // In an orderly end, the machine goes first.
+        let ended = tokio::time::timeout(Duration::ZERO, self.vm.wait()).await;
+        if ended.is_err() {
+            let reason = ExitReason::ProcessDied("its network (passt) ended".to_owned());
+            // There is one reason: the first.
+            let _ = self.lost.set(reason);
+            if let Err(error) = self.vm.kill().await {
+                tracing::warn!(%error, "a machine without its network could not be ended");
+            }
+        }
     }
 }
 
