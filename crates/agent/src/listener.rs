@@ -6,6 +6,7 @@ use caisson_protocol::{AGENT_PORT, HOST_CID, LOG_PORT, STREAM_PORT, agent_ttrpc}
 use tokio::sync::Notify;
 use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener, VsockStream};
 
+use crate::cgroup;
 use crate::error::{Error, Result};
 use crate::log;
 use crate::reaper::Reaper;
@@ -39,6 +40,7 @@ pub async fn serve(started_ns: i64) -> Result<()> {
 
     if template::is_wanted()? {
         // Nothing else goes on yet: the event loop may be held up.
+        cgroup::prepare_device_rules()?;
         template::wait()?;
     }
     // All ports listen: this connection is how the host learns that.

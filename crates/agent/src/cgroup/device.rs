@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::OnceLock;
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
@@ -17,7 +18,7 @@ const WRITE: i32 = 4;
 const ANY_ACCESS: i32 = MAKE_NODE | READ | WRITE;
 
 /// One line of the answer to "may it?". None stands for any.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Rule {
     allow: bool,
     kind: Option<i32>,
@@ -45,6 +46,15 @@ const ALWAYS: [Rule; 11] = [
     },
 ];
 
+/// With this before them, those are all.
+const NOTHING: Rule = Rule {
+    allow: false,
+    kind: None,
+    major: None,
+    minor: None,
+    access: ANY_ACCESS,
+};
+
 const fn node(kind: i32) -> Rule {
     Rule {
         allow: true,
@@ -65,16 +75,40 @@ const fn device(major: i32, minor: i32) -> Rule {
     }
 }
 
+/// A program that has been loaded before anybody asked for it.
+static PREPARED: OnceLock<(Vec<Instruction>, OwnedFd)> = OnceLock::new();
+
+/// Loads the program of a container that may use no devices but those of every
+/// container. The kernel's verifier is the dearest part of a container's start under
+/// emulation, and a template can have it behind itself.
+pub fn prepare() -> Result<()> {
+    let program = compile(&[&[NOTHING], &ALWAYS[..]].concat());
+    let loaded = load(&program).map_err(Error::system("load the rules for devices"))?;
+    PREPARED.get_or_init(|| (program, loaded));
+    Ok(())
+}
+
 /// Puts the rules in force for a cgroup. No rules are no restriction.
 pub(super) fn restrict(cgroup: BorrowedFd<'_>, rules: &[LinuxDeviceCgroup]) -> Result<()> {
     if rules.is_empty() {
         return Ok(());
     }
-    let rules: Vec<_> = rules.iter().map(rule).chain(ALWAYS).collect();
-    let program = compile(&rules);
-    load(&program)
-        .and_then(|program| attach(cgroup, &program))
-        .map_err(Error::system("restrict the container's devices"))
+    let program = compile(&with_always(rules));
+    let restricted = match PREPARED.get() {
+        Some((prepared, loaded)) if *prepared == program => attach(cgroup, loaded),
+        _ => load(&program).and_then(|loaded| attach(cgroup, &loaded)),
+    };
+    restricted.map_err(Error::system("restrict the container's devices"))
+}
+
+/// The rules and those of every container. The last that fits counts, so one that is
+/// said again at the end need not be said before.
+fn with_always(rules: &[LinuxDeviceCgroup]) -> Vec<Rule> {
+    let rules = rules.iter().map(rule);
+    rules
+        .filter(|rule| !ALWAYS.contains(rule))
+        .chain(ALWAYS)
+        .collect()
 }
 
 fn rule(rule: &LinuxDeviceCgroup) -> Rule {
@@ -298,8 +332,7 @@ mod tests {
 
     fn program(json: &str) -> Vec<Instruction> {
         let rules: Vec<LinuxDeviceCgroup> = serde_json::from_str(json).expect("rules");
-        let rules: Vec<_> = rules.iter().map(rule).chain(ALWAYS).collect();
-        compile(&rules)
+        compile(&with_always(&rules))
     }
 
     #[test]
@@ -311,6 +344,15 @@ mod tests {
         assert!(allows(&program, CHARACTER, READ | WRITE, 1, 3));
         assert!(allows(&program, CHARACTER, READ, 136, 77));
         assert!(!allows(&program, CHARACTER, READ, 10, 229));
+    }
+
+    #[test]
+    fn the_prepared_program_is_that_of_an_ordinary_container() {
+        let prepared = compile(&[&[NOTHING], &ALWAYS[..]].concat());
+        let ordinary = r#"[{"allow": false, "access": "rwm"},
+            {"allow": true, "type": "c", "access": "m"},
+            {"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm"}]"#;
+        assert!(prepared == program(ordinary));
     }
 
     #[test]

@@ -13,6 +13,8 @@ use rustix::fs::{Mode, OFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+pub use device::prepare as prepare_device_rules;
+
 use crate::boot::CGROUPS;
 use crate::error::{Error, Result};
 
