@@ -16,8 +16,8 @@ use rustix::thread::UnshareFlags;
 use crate::cgroup::Cgroup;
 use crate::child::{self, Child, Namespaces, Program, Report, Reporter, Reports, View};
 use crate::error::{Error, Result};
-use crate::reaper::{self, Exit, Reaper};
-use crate::stdio;
+use crate::reaper::{self, Exit, ExitWatch, Reaper};
+use crate::stdio::{self, Connections};
 use crate::streams::Streams;
 
 pub use process::Process;
@@ -107,16 +107,7 @@ impl Container {
             let exit = reaper.expect(child.pid);
             // Its ends of the pipes are its own: ours would keep them open.
             drop(program);
-            let Child {
-                pid,
-                pidfd,
-                mut reports,
-            } = child;
-            let terminal = ready(&mut reports).await?;
-            if let Some(terminal) = &terminal {
-                connections.join(terminal)?;
-            }
-            Ok((Process::new(pid, pidfd, exit, terminal), reports))
+            prepared(child, exit, connections).await
         };
         match started.await {
             Ok((init, reports)) => Ok(Running {
@@ -212,19 +203,12 @@ impl Container {
         let exit = reaper.expect(child.pid);
         // Its ends of the pipes are its own: ours would keep them open.
         drop(program);
-        let Child {
-            pid,
-            pidfd,
-            mut reports,
-        } = child;
-        let terminal = ready(&mut reports).await?;
-        if let Some(terminal) = &terminal {
-            connections.join(terminal)?;
-        }
+        let (process, mut reports) = prepared(child, exit, connections).await?;
         executed(&mut reports).await?;
-        let process = Arc::new(Process::new(pid, pidfd, exit, terminal));
         let number = process.pid();
-        running.execs().insert(request.exec_id.clone(), process);
+        running
+            .execs()
+            .insert(request.exec_id.clone(), Arc::new(process));
         Ok(number)
     }
 
@@ -334,14 +318,24 @@ impl Running {
     }
 }
 
-/// Waits until a child is about to become its program.
-async fn ready(reports: &mut Reports) -> Result<Option<std::os::fd::OwnedFd>> {
-    match reports.next().await? {
-        Report::Ready { terminal, .. } => Ok(terminal),
-        Report::Closed => Err(Error::Child(
+/// Waits until a child is about to become its program, and joins its terminal to the
+/// host's stream.
+async fn prepared(
+    child: Child,
+    exit: ExitWatch,
+    connections: Connections,
+) -> Result<(Process, Reports)> {
+    let mut reports = child.reports;
+    let Report::Ready { terminal, .. } = reports.next().await? else {
+        return Err(Error::Child(
             "the process ended before its program began".to_owned(),
-        )),
+        ));
+    };
+    if let Some(terminal) = &terminal {
+        connections.join(terminal)?;
     }
+    let process = Process::new(child.pid, child.pidfd, exit, terminal);
+    Ok((process, reports))
 }
 
 /// Lets a child become its program and waits until it has.
