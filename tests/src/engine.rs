@@ -115,7 +115,7 @@ impl Containerd {
     }
 
     fn ready(&self) {
-        let socket = self.scratch.path().join("c.sock");
+        let socket = self.socket();
         eventually("containerd listens", || {
             UnixStream::connect(&socket).is_ok()
         });
@@ -132,6 +132,11 @@ impl Containerd {
         self.ready();
     }
 
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.scratch.path().join("c.sock")
+    }
+
     /// A folder that a test may use as it likes.
     pub fn folder(&self, name: &str) -> PathBuf {
         let folder = self.scratch.path().join("test").join(name);
@@ -142,10 +147,7 @@ impl Containerd {
     /// `ctr` of this engine, not started yet.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.release.folder().join("ctr"));
-        command
-            .arg("--address")
-            .arg(self.scratch.path().join("c.sock"))
-            .args(arguments);
+        command.arg("--address").arg(self.socket()).args(arguments);
         command
     }
 
@@ -235,7 +237,27 @@ impl Containerd {
                 .filter(|line| line.contains(&own))
                 .map(str::to_owned),
         );
+        left.extend(self.cgroups().iter().map(|path| format!("cgroup {path:?}")));
         left
+    }
+
+    /// Cgroups of the host for containers of this engine, whose names the test gives with
+    /// its own process id.
+    pub fn cgroups(&self) -> Vec<PathBuf> {
+        let hierarchies = std::fs::read_dir("/sys/fs/cgroup")
+            .into_iter()
+            .flatten()
+            .flatten();
+        hierarchies
+            .map(|hierarchy| hierarchy.path().join(self.cgroup_name()))
+            .filter(|path| path.exists())
+            .collect()
+    }
+
+    /// Name of the cgroup below which its containers are placed by `--cgroup`.
+    pub fn cgroup_name(&self) -> String {
+        let folder = self.scratch.path().file_name().unwrap_or_default();
+        format!("test-{}", folder.to_string_lossy().trim_start_matches('.'))
     }
 
     /// What the engine and its shims have logged.

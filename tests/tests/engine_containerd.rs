@@ -20,6 +20,7 @@ matrix![
     a_pod_is_one_machine,
     twenty_cycles_leave_nothing,
     killed_processes,
+    the_host_counts_the_machine,
     the_engine_restarts,
 ];
 
@@ -286,6 +287,47 @@ fn killed_processes(release: Release) {
         engine.ok(&["container", "rm", "victim"]);
         eventually("nothing is left", || engine.left().is_empty());
     }
+}
+
+fn the_host_counts_the_machine(release: Release) {
+    let engine = Containerd::start(release);
+    let cgroup = format!("/{}/one", engine.cgroup_name());
+    let started = engine.container(
+        &["-d", "--cgroup", &cgroup],
+        "counted",
+        &["sleep", "1000"],
+        b"",
+    );
+    assert!(started.status.success(), "{started:?}");
+    let found = engine.cgroups();
+    assert!(!found.is_empty(), "there is a cgroup");
+    let machine = engine.processes(&["qemu-system"])[0].to_string();
+    for folder in found {
+        let processes = std::fs::read_to_string(folder.join("one/cgroup.procs")).expect("a list");
+        assert!(
+            processes.lines().any(|pid| pid == machine),
+            "{folder:?}: {processes}"
+        );
+    }
+    engine.run(&["task", "rm", "-f", "counted"], b"");
+    engine.ok(&["container", "rm", "counted"]);
+    eventually("the cgroups go with the container", || {
+        engine.cgroups().is_empty()
+    });
+
+    let started = engine.container(
+        &["-d", "--cgroup", &cgroup],
+        "killed",
+        &["sleep", "1000"],
+        b"",
+    );
+    assert!(started.status.success(), "{started:?}");
+    kill(engine.processes(&["containerd-shim"])[0], "KILL");
+    eventually("the engine notices", || engine.status("killed").is_none());
+    engine.ok(&["container", "rm", "killed"]);
+    eventually("the cgroups go with the shim", || {
+        engine.cgroups().is_empty()
+    });
 }
 
 fn the_engine_restarts(release: Release) {

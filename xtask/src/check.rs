@@ -3,11 +3,12 @@
 use anyhow::Result;
 
 use crate::step::{cargo, run, step};
-use crate::{advisories, build, packages};
+use crate::{advisories, build, engines, packages};
 
 /// `xtask setup`, second half: what the checks need beyond Debian's packages.
 pub fn install_tools() -> Result<()> {
-    step("cargo tools", || advisories::install().map(drop))
+    step("cargo tools", || advisories::install().map(drop))?;
+    engines::install()
 }
 
 /// What is quick to fail comes first; the tests come last and are the end of

@@ -9,6 +9,7 @@ mod cache;
 mod check;
 mod cpio;
 mod demo;
+mod engines;
 mod image;
 mod initramfs;
 mod kconfig;
@@ -24,6 +25,7 @@ use anyhow::{Result, bail};
 const USAGE: &str = "\
 usage: xtask <task>
   setup      install the Debian packages and cargo tools that the others need
+  engines    unpack the engines that the tests drive into the cache
   kernel     build the guest's kernel (cached): target/guest/vmlinux
   agent      build the static agent
   initramfs  build the agent and pack it: target/guest/initramfs
@@ -50,6 +52,7 @@ fn dispatch() -> Result<()> {
             packages::install()?;
             check::install_tools()
         }
+        ["engines"] => engines::install(),
         ["kernel"] => kernel::build(&progress::Line::single("kernel")),
         ["agent"] => agent::build(&progress::Line::single("agent")),
         ["initramfs"] => initramfs::build(&progress::Line::single("initramfs")),

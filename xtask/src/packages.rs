@@ -25,10 +25,16 @@ const PACKAGES: &[(&str, &str)] = &[
     ("libcap-ng-dev", "virtio-fs device"),
     ("libseccomp-dev", "virtio-fs device"),
     ("e2fsprogs", "writable layer of a container"),
+    ("passt", "network of a container"),
+    ("containernetworking-plugins", "--network bridge"),
+    ("iptables", "--network bridge: port mappings"),
+    ("iproute2", "tests: networks"),
     ("busybox-static", "demo image"),
     ("erofs-utils", "tests: fsck.erofs on images we write"),
     ("docker-registry", "tests: pull"),
     ("skopeo", "tests: fill the registry"),
+    ("containerd", "tests: engine"),
+    ("runc", "tests: engine's other runtime"),
 ];
 
 /// Installs what is missing; says so before it changes the machine.
