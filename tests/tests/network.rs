@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use caisson_end_to_end::{Caisson, eventually, kill, text};
@@ -319,6 +320,13 @@ fn traffic_is_counted() {
     assert!(interface["sentBytes"].as_u64() > Some(0), "{line}");
 }
 
+/// Tests that count what bridges leave behind, or would be counted, come one after the
+/// other.
+fn alone_on_the_bridge() -> MutexGuard<'static, ()> {
+    static BRIDGE: Mutex<()> = Mutex::new(());
+    BRIDGE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// What the host has that a network could leave behind.
 fn leftovers() -> BTreeSet<String> {
     let links = host("ip", "-o link show");
@@ -344,6 +352,7 @@ fn leftovers() -> BTreeSet<String> {
 
 #[test]
 fn containers_on_a_bridge_are_neighbours() {
+    let _alone = alone_on_the_bridge();
     let caisson = Caisson::new();
     let before = leftovers();
     let port = server(&caisson, "one", &["--network", "bridge", "-p", "80"]);
@@ -383,6 +392,7 @@ fn containers_on_a_bridge_are_neighbours() {
 
 #[test]
 fn nothing_is_left_of_a_supervisor_that_was_killed() {
+    let _alone = alone_on_the_bridge();
     let caisson = Caisson::new();
     let before = leftovers();
     server(

@@ -36,5 +36,6 @@ pub fn test() -> Result<()> {
         run(&mut cargo(&["test", "--workspace", "--no-run"]))
     })?;
     eprintln!("==> tests");
-    run(&mut cargo(&["test", "--workspace"]))
+    // All that fails, not the first of it only.
+    run(&mut cargo(&["test", "--workspace", "--no-fail-fast"]))
 }
