@@ -38,7 +38,7 @@ impl ImageStore {
     /// program. Blocks until it is done.
     ///
     /// Each image appears whole or not at all; those before one that is refused
-    /// stay.
+    /// stay. The names that the archive gives to an image are the first of its names.
     pub fn load(&self, source: LoadSource, progress: &dyn Progress) -> Result<Vec<Image>> {
         self.load_platform(source, &Platform::default(), progress)
     }
@@ -201,7 +201,7 @@ impl Load<'_> {
             .lock_image(&id, || self.progress.event(Event::Waiting { digest: &id }))?;
         if let Some(image) = self.store.rename(&id, names)? {
             self.progress.event(Event::UpToDate);
-            return Ok(image);
+            return Ok(named_first(image, names));
         }
         let diff_ids = config.diff_ids.clone();
         let shown = |(layer, diff_id): (&Layer, &Digest)| {
@@ -232,7 +232,14 @@ impl Load<'_> {
             self.progress.event(Event::LayerDone { layer: digest });
         }
         disk.finish(self.store, names)
+            .map(|image| named_first(image, names))
     }
+}
+
+/// The image may have had other names: those that the archive gives it come first.
+fn named_first(mut image: Image, names: &[Reference]) -> Image {
+    image.references.sort_by_key(|name| !names.contains(name));
+    image
 }
 
 #[cfg(test)]

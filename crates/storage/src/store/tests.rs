@@ -362,3 +362,11 @@ fn an_image_is_made_whole_or_not_at_all() {
     assert_eq!(store.list().unwrap(), [kept]);
     assert_eq!(load(&store, "two", &["b:1"]).id, id);
 }
+
+#[test]
+fn a_loaded_image_is_called_what_its_archive_calls_it() {
+    let (_root, store) = store();
+    load(&store, "one", &["a:1"]);
+    assert_eq!(names(&load(&store, "one", &["z:1"])), ["z:1", "a:1"]);
+    assert_eq!(names(&load(&store, "one", &["a:1"])), ["a:1", "z:1"]);
+}
