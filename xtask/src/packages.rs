@@ -35,6 +35,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("skopeo", "tests: fill the registry"),
     ("containerd", "tests: engine"),
     ("runc", "tests: engine's other runtime"),
+    ("procps", "tests: processes"),
 ];
 
 /// Installs what is missing; says so before it changes the machine.
