@@ -1,5 +1,6 @@
 //! Where each millisecond of a start went.
 
+use std::cmp::Reverse;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -69,7 +70,8 @@ impl Timing {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        stages.sort_by_key(|stage| stage.start_us);
+        // What began together is listed from the outside in.
+        stages.sort_by_key(|stage| (stage.start_us, Reverse(stage.duration_us)));
         stages
     }
 }
@@ -101,13 +103,29 @@ mod tests {
     #[test]
     fn stages_are_listed_by_their_beginning() {
         let timing = Timing::started(Duration::from_millis(5));
-        let outer = timing.stage("outer");
-        drop(timing.stage("inner"));
-        drop(outer);
+        let begin = Instant::now();
+        let milliseconds = Duration::from_millis;
+        timing.add("last", begin + milliseconds(2), milliseconds(1));
+        timing.add("inner", begin, milliseconds(1));
+        timing.add("outer", begin, milliseconds(3));
         let stages = timing.stages();
         let names: Vec<_> = stages.iter().map(|stage| stage.name.as_str()).collect();
-        assert_eq!(names, ["outer", "inner"]);
+        assert_eq!(names, ["outer", "inner", "last"]);
         assert!(stages[0].start_us >= 5_000);
-        assert!(stages[0].duration_us >= stages[1].duration_us);
+    }
+
+    #[test]
+    fn a_stage_lasts_as_long_as_its_guard() {
+        let timing = Timing::started(Duration::ZERO);
+        let outer = timing.stage("outer");
+        drop(timing.stage("inner"));
+        assert_eq!(timing.stages().len(), 1);
+        drop(outer);
+        let durations: Vec<_> = timing
+            .stages()
+            .iter()
+            .map(|stage| stage.duration_us)
+            .collect();
+        assert!(durations[0] >= durations[1], "{durations:?}");
     }
 }
