@@ -13,6 +13,7 @@ use caisson_protocol::agent::{CreateContainerRequest, ExecRequest};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::thread::UnshareFlags;
 
+use crate::boot::realtime_ns;
 use crate::cgroup::Cgroup;
 use crate::child::{self, Child, Namespaces, Program, Report, Reporter, Reports, View};
 use crate::error::{Error, Result};
@@ -22,6 +23,10 @@ use crate::streams::Streams;
 
 pub use process::Process;
 use rootfs::Rootfs;
+
+/// How long a process that has ended can still be waited for: whoever asks may have been
+/// on the way when it ended. Nanoseconds.
+const ENDED_KEPT_NS: i64 = 60_000_000_000;
 
 /// A container, or the mounted files of one that does not run.
 #[derive(Debug)]
@@ -184,6 +189,11 @@ impl Container {
         reaper: &Reaper,
     ) -> Result<u32> {
         let running = self.running()?;
+        let now = realtime_ns();
+        running.execs().retain(|_, process| {
+            let exit = *process.exit().borrow();
+            exit.is_none_or(|exit| now - exit.at_ns < ENDED_KEPT_NS)
+        });
         if request.exec_id.is_empty() || running.execs().contains_key(&request.exec_id) {
             return Err(Error::Invalid(format!(
                 "{:?} is no name for another process",
@@ -261,10 +271,6 @@ impl Container {
         let process = self.process(exec_id)?;
         let exit = reaper::ended(process.exit()).await;
         let out_of_memory = exec_id.is_empty() && self.cgroup()?.oom_kills() > 0;
-        if !exec_id.is_empty() {
-            // Nobody else asks for it; its number may be another's soon.
-            self.running()?.execs().remove(exec_id);
-        }
         Ok((exit, out_of_memory))
     }
 
