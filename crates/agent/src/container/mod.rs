@@ -194,7 +194,12 @@ impl Container {
             let exit = *process.exit().borrow();
             exit.is_none_or(|exit| now - exit.at_ns < ENDED_KEPT_NS)
         });
-        if request.exec_id.is_empty() || running.execs().contains_key(&request.exec_id) {
+        // The name of one that has ended is free: engines use theirs again.
+        let taken = running
+            .execs()
+            .get(&request.exec_id)
+            .is_some_and(|process| process.exit().borrow().is_none());
+        if request.exec_id.is_empty() || taken {
             return Err(Error::Invalid(format!(
                 "{:?} is no name for another process",
                 request.exec_id
