@@ -118,6 +118,12 @@ impl Guest {
         guest
     }
 
+    /// Ends the connection, as a VMM that ends. The guest's memory stays as long as
+    /// the queues: a device that is just reading it must find no hole.
+    pub fn disconnect(self) -> [Queue; 2] {
+        self.queues
+    }
+
     /// Lets the device serve the rings from where they stand.
     pub fn resume(&mut self) {
         let frontend = &mut self.frontend;

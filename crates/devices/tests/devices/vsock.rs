@@ -185,7 +185,7 @@ fn it_is_jailed_and_ends_with_its_connection() {
         for set in ["CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb"] {
             assert_eq!(device.status(set), "0000000000000000", "{set}");
         }
-        drop(guest);
+        let _memory = guest.disconnect();
         let (status, words) = device.wait();
         assert!(status.success(), "{status}: {words}");
         assert_eq!(words, "");
@@ -199,7 +199,7 @@ fn an_ordinary_users_device_has_no_more_rights() {
     assert_eq!(device.status("NoNewPrivs"), "1");
     assert_eq!(device.status("Seccomp"), "2");
     assert_eq!(device.status("CapPrm"), "0000000000000000");
-    drop(guest);
+    let _memory = guest.disconnect();
     let (status, words) = device.wait();
     assert!(status.success(), "{status}: {words}");
 }

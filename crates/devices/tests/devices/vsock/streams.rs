@@ -116,6 +116,6 @@ fn large_streams(memory: Memory) {
     let peak = device.status("RssAnon");
     let kibibytes: u64 = peak.trim_end_matches(" kB").parse().unwrap();
     assert!(kibibytes < 16 * 1024, "{peak}");
-    drop(guest);
+    let _memory = guest.disconnect();
     assert!(device.wait().0.success());
 }
