@@ -12,6 +12,7 @@ pub mod machine;
 mod network;
 mod relay;
 mod session;
+mod stats;
 
 use std::cell::RefCell;
 use std::fs::File;

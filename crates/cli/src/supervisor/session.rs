@@ -1,20 +1,20 @@
 //! One command's conversation with the supervisor.
 
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use caisson_protocol::agent as api;
 use caisson_sandbox::{Exit, Process, ProcessStreams, StreamRequest, TerminalSize};
 use oci_spec::runtime::Process as ProcessSpec;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
-use super::control::{Connection, InterfaceStats, Request, Response, Stats, Streams};
+use super::control::{Connection, Request, Response, Streams};
 use super::log::Source;
-use super::{Live, exit_code, files, relay};
+use super::{Live, exit_code, files, relay, stats};
 use crate::container::Status;
 
 /// Numbers the execs of this container.
@@ -27,14 +27,22 @@ const LATE_OUTPUT: Duration = Duration::from_millis(500);
 /// How long killed processes may take to be gone before the machine is ended.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What a connection waits for.
-enum Waiting {
-    Nothing,
-    Container,
-    Exec(Exec),
+/// One connection.
+struct Session {
+    live: Rc<Live>,
+    /// Its process, if it is not the container's own.
+    exec: Option<Target>,
+    /// Its last answer, kept across requests: each new wait would be one more in the guest.
+    last_answer: Pin<Box<dyn Future<Output = Response>>>,
 }
 
-/// A process of this connection and the relays of its output.
+/// What requests about an exec go to.
+struct Target {
+    process: Process,
+    audiences: Vec<Rc<relay::Audience>>,
+}
+
+/// A process and the relays of its output.
 struct Exec {
     process: Process,
     relays: JoinSet<()>,
@@ -43,16 +51,19 @@ struct Exec {
 
 /// Answers requests until the command goes away or has got its last answer.
 pub(super) async fn serve(live: Rc<Live>, connection: Connection, starter: bool) {
-    let mut waiting = if starter {
-        Waiting::Container
-    } else {
-        Waiting::Nothing
+    let mut session = Session {
+        live,
+        exec: None,
+        last_answer: Box::pin(std::future::pending()),
     };
+    if starter {
+        session.wait_for_container();
+    }
     loop {
         let response = tokio::select! {
             received = connection.receive::<Request>() => match received {
                 Ok(Some((request, descriptors))) => {
-                    match handle(&live, request, descriptors, &mut waiting).await {
+                    match session.handle(request, descriptors).await {
                         Ok(Some(response)) => response,
                         Ok(None) => continue,
                         Err(error) => Response::Failed { message: format!("{error:#}"), code: exit_code(&error) },
@@ -60,7 +71,7 @@ pub(super) async fn serve(live: Rc<Live>, connection: Connection, starter: bool)
                 }
                 _ => return,
             },
-            response = last_answer(&live, &mut waiting) => {
+            response = &mut session.last_answer => {
                 let _ = connection.send(&response, &[]).await;
                 return;
             }
@@ -71,97 +82,102 @@ pub(super) async fn serve(live: Rc<Live>, connection: Connection, starter: bool)
     }
 }
 
-async fn last_answer(live: &Live, waiting: &mut Waiting) -> Response {
-    match waiting {
-        Waiting::Nothing => std::future::pending().await,
-        Waiting::Container => {
-            let ending = live.ending().await;
-            let state = live.state.borrow();
-            Response::Exited {
-                code: ending.code,
-                error: ending.error,
-                stages: state.stages.clone(),
-                hypervisor: state.hypervisor.clone(),
-            }
-        }
-        Waiting::Exec(exec) => {
-            let (code, error) = match exec.process.wait().await {
-                Ok(Exit { code, .. }) => (code, None),
-                Err(error) => (137, Some(error.to_string())),
-            };
-            relay::drain(&mut exec.relays, &exec.audiences, LATE_OUTPUT).await;
-            // Closes the command's pipes, so that it sees the end of the output.
-            exec.relays.abort_all();
-            while exec.relays.join_next().await.is_some() {}
-            exec.audiences.clear();
-            Response::Exited {
-                code,
-                error,
-                stages: Vec::new(),
-                hypervisor: String::new(),
-            }
-        }
+/// The end of the container.
+async fn container_end(live: Rc<Live>) -> Response {
+    let ending = live.ending().await;
+    let state = live.state.borrow();
+    Response::Exited {
+        code: ending.code,
+        error: ending.error,
+        stages: state.stages.clone(),
+        hypervisor: state.hypervisor.clone(),
     }
 }
 
-async fn handle(
-    live: &Rc<Live>,
-    request: Request,
-    descriptors: Vec<OwnedFd>,
-    waiting: &mut Waiting,
-) -> Result<Option<Response>> {
-    let target = match waiting {
-        Waiting::Exec(exec) => &exec.process,
-        _ => live.init(),
-    };
-    match request {
-        Request::Start { .. } | Request::Open => return Err(anyhow!("the container runs already")),
-        Request::Attach(streams) => {
-            live.attach(streams, descriptors).await?;
-            *waiting = Waiting::Container;
-        }
-        Request::Wait => {
-            *waiting = Waiting::Container;
-            return Ok(None);
-        }
-        Request::Exec {
-            process,
-            privileged,
-            streams,
-        } => {
-            let exec = exec(live, &process, privileged, streams, descriptors).await?;
-            if streams.is_some() {
-                *waiting = Waiting::Exec(exec);
-            } else {
-                tokio::task::spawn_local(async move {
-                    let mut exec = exec;
-                    while exec.relays.join_next().await.is_some() {}
-                });
+impl Session {
+    fn wait_for_container(&mut self) {
+        self.exec = None;
+        self.last_answer = Box::pin(container_end(Rc::clone(&self.live)));
+    }
+
+    fn wait_for_exec(&mut self, exec: Exec) {
+        self.exec = Some(Target {
+            process: exec.process.clone(),
+            audiences: exec.audiences.clone(),
+        });
+        self.last_answer = Box::pin(exec.end());
+    }
+
+    async fn handle(
+        &mut self,
+        request: Request,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Option<Response>> {
+        let live = &self.live;
+        let target = self.exec.as_ref();
+        let process = target.map_or(live.init(), |exec| &exec.process);
+        match request {
+            Request::Start { .. } | Request::Open => {
+                return Err(anyhow!("the container runs already"));
             }
-            return Ok(Some(Response::Started));
+            Request::Attach(streams) => {
+                live.attach(streams, descriptors).await?;
+                self.wait_for_container();
+            }
+            Request::Wait => {
+                self.wait_for_container();
+                return Ok(None);
+            }
+            Request::Exec {
+                process,
+                privileged,
+                streams,
+            } => {
+                let exec = exec(live, &process, privileged, streams, descriptors).await?;
+                if streams.is_some() {
+                    self.wait_for_exec(exec);
+                } else {
+                    tokio::task::spawn_local(async move {
+                        let mut exec = exec;
+                        while exec.relays.join_next().await.is_some() {}
+                    });
+                }
+                return Ok(Some(Response::Started));
+            }
+            // A process that has just ended is no error of whoever signals it.
+            Request::Signal(signal) => {
+                let signal = u32::try_from(signal).context("a signal's number is positive")?;
+                process.signal(signal, false).await?;
+            }
+            Request::CloseOutput(source) => match target {
+                Some(exec) => exec.close_output(source),
+                None => live.audience(source).close(),
+            },
+            Request::Resize { rows, columns } => {
+                process.resize(TerminalSize { rows, columns }).await?;
+            }
+            Request::Stop { signal, timeout } => stop(live, signal, timeout).await?,
+            Request::Pause => {
+                live.guest.pause().await?;
+                live.update(|state| state.status = Status::Paused)?;
+            }
+            Request::Unpause => unpause(live).await?,
+            Request::Stats => return Ok(Some(Response::Stats(stats::read(live).await?))),
+            copy @ (Request::CopyOut { .. } | Request::CopyIn { .. }) => {
+                files::copy(&live.guest, copy, descriptors).await?;
+            }
         }
-        // A process that has just ended is no error of whoever signals it.
-        Request::Signal(signal) => {
-            let signal = u32::try_from(signal).context("a signal's number is positive")?;
-            target.signal(signal, false).await?;
-        }
-        Request::CloseOutput(source) => match waiting {
-            Waiting::Exec(exec) => exec.close_output(source),
-            _ => live.audience(source).close(),
-        },
-        Request::Resize { rows, columns } => target.resize(TerminalSize { rows, columns }).await?,
-        Request::Stop { signal, timeout } => stop(live, signal, timeout).await?,
-        Request::Pause => {
-            live.guest.pause().await?;
-            live.update(|state| state.status = Status::Paused)?;
-        }
-        Request::Unpause => unpause(live).await?,
-        Request::Stats => return Ok(Some(Response::Stats(stats(live).await?))),
-        copy @ (Request::CopyOut { .. } | Request::CopyIn { .. }) => {
-            files::copy(&live.guest, copy, descriptors).await?;
+        Ok(Some(Response::Done))
+    }
+}
+
+impl Target {
+    fn close_output(&self, source: Source) {
+        // A terminal has no standard error.
+        if let Some(audience) = self.audiences.get(usize::from(source == Source::Error)) {
+            audience.close();
         }
     }
-    Ok(Some(Response::Done))
 }
 
 async fn exec(
@@ -227,10 +243,24 @@ impl Exec {
         Ok(())
     }
 
-    fn close_output(&self, source: Source) {
-        // A terminal has no standard error.
-        if let Some(audience) = self.audiences.get(usize::from(source == Source::Error)) {
-            audience.close();
+    /// Waits for its end, and until the command has been given all of its output.
+    async fn end(mut self) -> Response {
+        let (code, error) = match self.process.wait().await {
+            Ok(Exit { code, .. }) => (code, None),
+            Err(error) => (137, Some(error.to_string())),
+        };
+        relay::drain(&mut self.relays, &self.audiences, LATE_OUTPUT).await;
+        // Closes the command's pipes, so that it sees the end of the output.
+        self.relays.abort_all();
+        while self.relays.join_next().await.is_some() {}
+        for audience in &self.audiences {
+            audience.dismiss().await;
+        }
+        Response::Exited {
+            code,
+            error,
+            stages: Vec::new(),
+            hypervisor: String::new(),
         }
     }
 
@@ -289,57 +319,4 @@ async fn stop(live: &Live, signal: Option<i32>, timeout: Option<u64>) -> Result<
 async fn unpause(live: &Live) -> Result<()> {
     live.guest.resume().await?;
     live.update(|state| state.status = Status::Running)
-}
-
-async fn stats(live: &Live) -> Result<Stats> {
-    let guest = live.guest.stats().await?;
-    let limit = guest.memory_limit_bytes;
-    Ok(Stats {
-        cpu_usage_us: guest.cpu_usage_us,
-        memory_bytes: guest.memory_bytes,
-        memory_limit_bytes: if limit == 0 {
-            guest.memory_total_bytes
-        } else {
-            limit
-        },
-        pids: guest.pids,
-        read_bytes: guest.read_bytes,
-        write_bytes: guest.write_bytes,
-        received_bytes: sum(&guest.interfaces, |interface| interface.received_bytes),
-        sent_bytes: sum(&guest.interfaces, |interface| interface.sent_bytes),
-        interfaces: guest.interfaces.iter().map(interface).collect(),
-        agent_rss_bytes: guest.agent_rss_bytes,
-        host_pss_bytes: live
-            .sandbox
-            .processes()
-            .into_iter()
-            .chain([std::process::id()])
-            .filter_map(pss)
-            .sum(),
-    })
-}
-
-/// A sum of what the guest says, which may be anything.
-fn sum(interfaces: &[api::InterfaceStats], part: impl Fn(&api::InterfaceStats) -> u64) -> u64 {
-    interfaces.iter().map(part).fold(0, u64::saturating_add)
-}
-
-fn interface(guest: &api::InterfaceStats) -> InterfaceStats {
-    InterfaceStats {
-        name: guest.name.chars().filter(|c| !c.is_control()).collect(),
-        received_bytes: guest.received_bytes,
-        received_packets: guest.received_packets,
-        received_lost: guest.received_errors.saturating_add(guest.received_dropped),
-        sent_bytes: guest.sent_bytes,
-        sent_packets: guest.sent_packets,
-        sent_lost: guest.sent_errors.saturating_add(guest.sent_dropped),
-    }
-}
-
-/// Proportional set size of a process in bytes; none if it has ended.
-fn pss(pid: u32) -> Option<u64> {
-    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
 }
