@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use rustix::pty::OpenptFlags;
 use rustix::termios::{Termios, Winsize};
 
-use crate::{eventually, text, wait};
+use crate::{text, wait};
 
 /// A terminal whose session leader is a command.
 pub struct Terminal {
@@ -103,11 +103,25 @@ impl Terminal {
     /// # Panics
     /// If they never are.
     pub fn expect_times(&self, times: usize, words: &str) {
+        self.eventually(&format!("{words:?} shown {times} times"), || {
+            self.shown().matches(words).count() >= times
+        });
+    }
+
+    /// Waits until the settings differ from `before`: the command has entered raw mode.
+    ///
+    /// # Panics
+    /// If it never does.
+    pub fn expect_raw_mode(&self, before: &Termios) {
+        self.eventually("raw mode", || !alike(&self.settings(), before));
+    }
+
+    fn eventually(&self, what: &str, mut is_true: impl FnMut() -> bool) {
         let begin = std::time::Instant::now();
-        while self.shown().matches(words).count() < times {
+        while !is_true() {
             assert!(
                 begin.elapsed() < crate::PATIENCE,
-                "{words:?} was not shown {times} times, but: {:?}",
+                "no {what}, but: {:?}",
                 self.shown()
             );
             std::thread::park_timeout(std::time::Duration::from_millis(10));
@@ -144,6 +158,15 @@ impl Terminal {
         self.child.as_ref().expect("it has not ended").id()
     }
 
+    /// Waits for the end of the command, which must be with that exit code.
+    ///
+    /// # Panics
+    /// If it does not end, or in another way.
+    pub fn expect_end(&mut self, code: i32) {
+        let status = self.end();
+        assert_eq!(status.code(), Some(code), "{status}: {:?}", self.shown());
+    }
+
     /// Waits for the end of the command.
     ///
     /// # Panics
@@ -176,9 +199,4 @@ pub fn alike(one: &Termios, other: &Termios) -> bool {
         other.control_modes,
         other.local_modes,
     )
-}
-
-/// Waits until the settings differ from `before`: the command has entered raw mode.
-pub fn expect_raw_mode(terminal: &Terminal, before: &Termios) {
-    eventually("raw mode", || !alike(&terminal.settings(), before));
 }

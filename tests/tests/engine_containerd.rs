@@ -91,7 +91,7 @@ fn run_and_its_streams(release: Release) {
     terminal.expect("42");
     terminal.expect("/dev/pts/0");
     terminal.write("exit 5\r");
-    assert_eq!(terminal.end().code(), Some(5));
+    terminal.expect_end(5);
 }
 
 fn exec_kill_pause_and_figures(release: Release) {

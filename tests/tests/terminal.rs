@@ -1,6 +1,6 @@
 //! `-t`: a container with a terminal.
 
-use caisson_end_to_end::terminal::{Terminal, alike, expect_raw_mode};
+use caisson_end_to_end::terminal::{Terminal, alike};
 use caisson_end_to_end::{Caisson, text};
 
 #[test]
@@ -18,7 +18,7 @@ fn the_program_has_a_terminal_of_the_users_size() {
     terminal.write("until stty size | grep '44 122'; do :; done; echo resized\r");
     terminal.expect("\nresized");
     terminal.write("exit 42\r");
-    assert_eq!(terminal.end().code(), Some(42));
+    terminal.expect_end(42);
 }
 
 #[test]
@@ -28,7 +28,7 @@ fn the_users_terminal_is_raw_meanwhile_and_restored_afterwards() {
         let command = caisson.command(["run", "--rm", "-it", "busybox", "sh"]);
         let mut terminal = Terminal::start(&command, 24, 80);
         let before = terminal.settings();
-        expect_raw_mode(&terminal, &before);
+        terminal.expect_raw_mode(&before);
         terminal.expect("# ");
         terminal.write(ending);
         terminal.end();
@@ -38,7 +38,7 @@ fn the_users_terminal_is_raw_meanwhile_and_restored_afterwards() {
     let command = caisson.command(["run", "--rm", "-it", "busybox", "no-such-program"]);
     let mut terminal = Terminal::start(&command, 24, 80);
     let before = terminal.settings();
-    assert_eq!(terminal.end().code(), Some(127));
+    terminal.expect_end(127);
     assert!(alike(&terminal.settings(), &before));
     terminal.expect("no-such-program");
 }
@@ -58,7 +58,7 @@ fn control_c_interrupts_the_program_in_front() {
     terminal.expect("\nset");
     terminal.write("\x03");
     terminal.expect("caught\r\n");
-    assert_eq!(terminal.end().code(), Some(6));
+    terminal.expect_end(6);
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn control_z_stops_the_containers_job_and_not_us() {
     assert!(!state.contains(") T "), "{state}");
     // A shell with a stopped job wants to be told twice.
     terminal.write("exit 8\rexit 8\r");
-    assert_eq!(terminal.end().code(), Some(8));
+    terminal.expect_end(8);
 }
 
 #[test]
@@ -85,12 +85,12 @@ fn the_end_of_input_is_a_key() {
     let command = caisson.command(["run", "--rm", "-it", "busybox", "cat"]);
     let mut terminal = Terminal::start(&command, 24, 80);
     let before = terminal.settings();
-    expect_raw_mode(&terminal, &before);
+    terminal.expect_raw_mode(&before);
     terminal.write("one\r");
     // The echo of the guest's terminal, then what `cat` says.
     terminal.expect("one\r\none\r\n");
     terminal.write("\x04");
-    assert!(terminal.end().success());
+    terminal.expect_end(0);
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn exec_gives_a_terminal_as_well() {
     terminal.expect("\nthree");
     terminal.resize(31, 91);
     terminal.write("until stty size | grep '31 91'; do :; done; exit 4\r");
-    assert_eq!(terminal.end().code(), Some(4));
+    terminal.expect_end(4);
     assert!(alike(&terminal.settings(), &before));
 }
 
@@ -146,8 +146,8 @@ fn a_detached_container_with_a_terminal_can_be_attached_to() {
     ]);
     let mut terminal = Terminal::start(&caisson.command(["start", "-ai", "shell"]), 24, 80);
     let before = terminal.settings();
-    expect_raw_mode(&terminal, &before);
+    terminal.expect_raw_mode(&before);
     terminal.write("echo $((6 * 7)); exit 3\r");
     terminal.expect("42");
-    assert_eq!(terminal.end().code(), Some(3));
+    terminal.expect_end(3);
 }
