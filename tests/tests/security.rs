@@ -24,6 +24,55 @@ fn capabilities(caisson: &Caisson, flags: &[&str]) -> u64 {
     values[0]
 }
 
+/// A field of a process's status.
+fn status(pid: u64, field: &str) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let mut lines = status.lines();
+    let value = lines.find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    value.expect("a field").trim().to_owned()
+}
+
+#[test]
+fn every_process_of_a_machine_is_jailed() {
+    let caisson = Caisson::new();
+    let mut users = Vec::new();
+    for name in ["one", "other"] {
+        caisson.ok([
+            "run", "-d", "--name", name, "-v", "/tmp:/x", "busybox", "sleep", "1000",
+        ]);
+        let machine = &caisson.inspect(name)["MachinePids"];
+        let mut programs = Vec::new();
+        for pid in machine.as_array().expect("pids") {
+            let pid = pid.as_u64().expect("a pid");
+            programs.push(status(pid, "Name"));
+            assert_eq!(status(pid, "NoNewPrivs"), "1", "{programs:?}");
+            assert_eq!(status(pid, "Seccomp"), "2", "{programs:?}");
+            let host = std::fs::read_link("/proc/self/ns/mnt").expect("a namespace");
+            let own = std::fs::read_link(format!("/proc/{pid}/ns/mnt")).expect("a namespace");
+            assert_ne!(own, host, "{programs:?}");
+            for folder in ["home", "root", "var", "tmp", "sys"] {
+                let path = format!("/proc/{pid}/root/{folder}");
+                assert!(
+                    !std::path::Path::new(&path).exists(),
+                    "{programs:?}: {folder}"
+                );
+            }
+            if programs.last().is_some_and(|name| name.starts_with("qemu")) {
+                assert_eq!(status(pid, "CapPrm"), "0000000000000000");
+                assert_eq!(status(pid, "CapBnd"), "0000000000000000");
+                users.push(status(pid, "Uid"));
+                let interfaces = std::fs::read_to_string(format!("/proc/{pid}/net/dev"));
+                let interfaces = interfaces.expect("interfaces");
+                assert_eq!(interfaces.lines().count(), 3, "the loopback: {interfaces}");
+            }
+        }
+        assert!(programs.len() >= 3, "{programs:?}");
+    }
+    // A QEMU that is taken over can send no signal to another one.
+    assert_eq!(users.len(), 2);
+    assert_ne!(users[0], users[1]);
+}
+
 #[test]
 fn capabilities_are_dockers_and_can_be_changed() {
     let caisson = Caisson::new();

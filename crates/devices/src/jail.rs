@@ -1,6 +1,7 @@
-//! What every device process gives up before it meets the guest.
+//! What every process of a machine gives up before it meets the guest.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result, bail};
 use rustix::mount::{
@@ -41,16 +42,17 @@ pub fn raise_descriptor_limit(wanted: u64) -> Result<u64> {
     }
 }
 
-/// Enters a mount namespace of its own whose mounts no other namespace sees. An
-/// ordinary user needs a user namespace for it, in which the user is root.
-pub fn unshare_mounts() -> Result<()> {
+/// Enters a mount namespace of its own whose mounts no other namespace sees, and new
+/// namespaces of the kinds `also`. An ordinary user needs a user namespace for it, in
+/// which the user is root.
+pub fn enter_namespaces(also: UnshareFlags) -> Result<()> {
     let root = rustix::process::geteuid().is_root();
     if root {
-        unshare(UnshareFlags::NEWNS).context("cannot make a mount namespace")?;
+        unshare(UnshareFlags::NEWNS | also).context("cannot make namespaces")?;
     } else {
         let uid = rustix::process::geteuid().as_raw();
         let gid = rustix::process::getegid().as_raw();
-        unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS).context(
+        unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS | also).context(
             "cannot make a user namespace; allow them with \
              `sysctl kernel.unprivileged_userns_clone=1` or run as root",
         )?;
@@ -71,7 +73,7 @@ pub fn unshare_mounts() -> Result<()> {
 }
 
 fn unshare(flags: UnshareFlags) -> rustix::io::Result<()> {
-    // SAFETY: the process has one thread at this time, and neither flag touches the
+    // SAFETY: the process has one thread at this time, and no flag of ours touches the
     // descriptor table, whose unsharing is what makes the call unsafe.
     unsafe { rustix::thread::unshare_unsafe(flags) }
 }
@@ -91,7 +93,7 @@ pub fn empty_root() -> Result<OwnedFd> {
                 | MountAttrFlags::MOUNT_ATTR_NOEXEC,
         )
     };
-    make().context("cannot make a tmpfs for the device's root")
+    make().context("cannot make a tmpfs for the process's root")
 }
 
 /// Attaches a detached mount, so that others can be attached below it.
@@ -104,7 +106,40 @@ pub fn attach_root(root: &OwnedFd) -> Result<()> {
         "/",
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
     )
-    .context("cannot attach the device's root")
+    .context("cannot attach the process's root")
+}
+
+/// Adds attributes (`MOUNT_ATTR_*`, mount_setattr(2)) to the mount `tree` and sets its
+/// propagation (`MS_*`) unless that is 0; with `AT_RECURSIVE`, of all mounts below too.
+pub fn change_mount(
+    tree: &OwnedFd,
+    attributes: u64,
+    propagation: libc::c_ulong,
+    recursive: libc::c_int,
+) -> io::Result<()> {
+    let argument = libc::mount_attr {
+        attr_set: attributes,
+        attr_clr: 0,
+        propagation,
+        userns_fd: 0,
+    };
+    // SAFETY: the path is a string with its NUL, and the kernel reads as many bytes of
+    // the structure as it is told that it has.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | recursive,
+            &raw const argument,
+            size_of_val(&argument),
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Makes an attached mount the root of the process and lets go of the old root.
@@ -116,21 +151,13 @@ pub fn pivot_into(root: &OwnedFd) -> Result<()> {
         rustix::mount::unmount(".", UnmountFlags::DETACH)?;
         rustix::process::chdir("/")
     };
-    pivot().context("cannot enter the device's root")
+    pivot().context("cannot enter the process's root")
 }
 
 /// Keeps only these capabilities and lets no program gain any.
 pub fn keep_capabilities(keep: CapabilitySet) -> Result<()> {
+    bound_capabilities(keep)?;
     let held = rustix::thread::capabilities(None).context("cannot read the capabilities")?;
-    if held.effective.contains(CapabilitySet::SETPCAP) {
-        for capability in (CapabilitySet::all() - keep).iter() {
-            match rustix::thread::remove_capability_from_bounding_set(capability) {
-                // The running kernel may know fewer capabilities.
-                Ok(()) | Err(rustix::io::Errno::INVAL) => {}
-                Err(error) => bail!("cannot drop {capability:?} from the bounding set: {error}"),
-            }
-        }
-    }
     let keep = keep & held.permitted;
     rustix::thread::set_capabilities(
         None,
@@ -142,4 +169,20 @@ pub fn keep_capabilities(keep: CapabilitySet) -> Result<()> {
     )
     .context("cannot drop capabilities")?;
     rustix::thread::set_no_new_privs(true).context("cannot set no_new_privs")
+}
+
+/// Lets no program that is executed from now on gain other capabilities than these.
+pub fn bound_capabilities(keep: CapabilitySet) -> Result<()> {
+    let held = rustix::thread::capabilities(None).context("cannot read the capabilities")?;
+    if !held.effective.contains(CapabilitySet::SETPCAP) {
+        return Ok(());
+    }
+    for capability in (CapabilitySet::all() - keep).iter() {
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            // The running kernel may know fewer capabilities.
+            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+            Err(error) => bail!("cannot drop {capability:?} from the bounding set: {error}"),
+        }
+    }
+    Ok(())
 }

@@ -1,33 +1,37 @@
-//! `caisson-devices`: one device of one machine, served over vhost-user.
+//! `caisson-devices`: the jailed processes of one machine.
 //!
-//! The driver of the machine starts one process for each device, with a listening
-//! socket to which the VMM's end is already connected. The process serves that one
-//! connection and ends with it. Before it reads a byte of the guest's it gives up
-//! what the device does not need: see [`jail`].
+//! The driver of the machine starts one process for each device that is served over
+//! vhost-user, with a listening socket to which the VMM's end is already connected. The
+//! process serves that one connection and ends with it. Before it reads a byte of the
+//! guest's it gives up what the device does not need: see [`jail`]. A VMM that cannot
+//! do that for itself is executed in a jail of the same kind: see [`vmm`].
 
 mod descriptor;
 mod fs;
 mod jail;
 mod seccomp;
 mod serve;
+mod vmm;
 mod vsock;
 
 use clap::{Parser, Subcommand};
 
-/// Serve one device of one machine over vhost-user.
+/// Serve one device of one machine over vhost-user, or run its VMM in a jail.
 #[derive(Debug, Parser)]
 #[command(name = "caisson-devices", version)]
 struct Arguments {
     #[command(subcommand)]
-    device: Device,
+    process: Process,
 }
 
 #[derive(Debug, Subcommand)]
-enum Device {
+enum Process {
     /// A virtio socket device.
     Vsock(vsock::Options),
     /// A virtio file system device.
     Fs(fs::Options),
+    /// A VMM.
+    Vmm(vmm::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -39,8 +43,9 @@ fn main() -> anyhow::Result<()> {
         )
         .without_time()
         .init();
-    match Arguments::parse().device {
-        Device::Vsock(options) => vsock::run(options),
-        Device::Fs(options) => fs::run(options),
+    match Arguments::parse().process {
+        Process::Vsock(options) => vsock::run(options),
+        Process::Fs(options) => fs::run(options),
+        Process::Vmm(options) => match vmm::run(options)? {},
     }
 }

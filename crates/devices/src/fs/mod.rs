@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use rustix::thread::CapabilitySet;
+use rustix::thread::{CapabilitySet, UnshareFlags};
 use vhost_user_backend::VhostUserDaemon;
 use virtiofsd::passthrough::{CachePolicy, Config, InodeFileHandlesMode, PassthroughFs};
 use virtiofsd::soft_idmap::cmdline::IdMap;
@@ -85,11 +85,11 @@ pub fn run(options: Options) -> Result<()> {
         Some(folder) => {
             // What is to follow the host's mounts must be taken while they are shared.
             let tree = mount::follow(&folder)?;
-            jail::unshare_mounts()?;
+            jail::enter_namespaces(UnshareFlags::empty())?;
             mount::enter_tree(&tree)?
         }
         None => {
-            jail::unshare_mounts()?;
+            jail::enter_namespaces(UnshareFlags::empty())?;
             mount::enter(&mounts)?
         }
     };

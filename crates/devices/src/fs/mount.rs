@@ -3,7 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -66,7 +66,8 @@ impl Mount {
         if self.read_only {
             attributes |= libc::MOUNT_ATTR_RDONLY;
         }
-        set_attributes(&tree, attributes, libc::AT_RECURSIVE)
+        // Cut off from what happens to others.
+        jail::change_mount(&tree, attributes, libc::MS_PRIVATE, libc::AT_RECURSIVE)
             .with_context(|| format!("cannot restrict the mount of {}", self.source.display()))?;
         Ok(tree)
     }
@@ -130,7 +131,7 @@ pub fn follow(folder: &Path) -> Result<OwnedFd> {
             | OpenTreeFlags::AT_RECURSIVE,
     )
     .with_context(failed)?;
-    change(&tree, 0, libc::MS_SLAVE, libc::AT_RECURSIVE).with_context(failed)?;
+    jail::change_mount(&tree, 0, libc::MS_SLAVE, libc::AT_RECURSIVE).with_context(failed)?;
     Ok(tree)
 }
 
@@ -142,7 +143,7 @@ pub fn enter_tree(tree: &OwnedFd) -> Result<File> {
 
 fn enter_root(root: &OwnedFd) -> Result<File> {
     // Only this mount: those below it have flags of their own.
-    change(root, libc::MOUNT_ATTR_RDONLY, 0, 0)
+    jail::change_mount(root, libc::MOUNT_ATTR_RDONLY, 0, 0)
         .context("cannot make the device's root read-only")?;
     // As a mount of its own it has no parent: `..` leads nowhere, least of all to the
     // other processes and settings in /proc.
@@ -154,44 +155,6 @@ fn enter_root(root: &OwnedFd) -> Result<File> {
     .context("cannot open /proc/self/fd")?;
     jail::pivot_into(root)?;
     Ok(own_descriptors.into())
-}
-
-/// Adds attributes to the mount `tree` and cuts it off from what happens to others;
-/// with `AT_RECURSIVE` all mounts below it too.
-fn set_attributes(tree: &OwnedFd, attributes: u64, recursive: libc::c_int) -> std::io::Result<()> {
-    change(tree, attributes, libc::MS_PRIVATE, recursive)
-}
-
-/// Adds attributes to the mount `tree` and sets its propagation, unless that is 0.
-fn change(
-    tree: &OwnedFd,
-    attributes: u64,
-    propagation: libc::c_ulong,
-    recursive: libc::c_int,
-) -> std::io::Result<()> {
-    let argument = libc::mount_attr {
-        attr_set: attributes,
-        attr_clr: 0,
-        propagation,
-        userns_fd: 0,
-    };
-    // SAFETY: the path is a string with its NUL, and the kernel reads as many bytes of
-    // the structure as it is told that it has.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH | recursive,
-            &raw const argument,
-            size_of_val(&argument),
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(std::io::Error::last_os_error())
-    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::os::fd::RawFd;
 use anyhow::Result;
 use caisson_virtio::vsock::{MAX_CONNECTIONS, Vsock};
 use clap::Args;
-use rustix::thread::CapabilitySet;
+use rustix::thread::{CapabilitySet, UnshareFlags};
 
 use crate::{descriptor, jail, seccomp};
 use control::Control;
@@ -51,7 +51,7 @@ pub fn run(options: Options) -> Result<()> {
     // An ordinary user's process keeps the user's view of the files: the filter of
     // system calls lets it open none.
     if rustix::process::geteuid().is_root() {
-        jail::unshare_mounts()?;
+        jail::enter_namespaces(UnshareFlags::empty())?;
         let root = jail::empty_root()?;
         jail::attach_root(&root)?;
         jail::pivot_into(&root)?;

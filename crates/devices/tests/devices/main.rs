@@ -7,4 +7,5 @@ mod fs;
 mod fuse;
 mod guest;
 mod process;
+mod vmm;
 mod vsock;

@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt;
 use super::arguments::{Begin, HOTPLUG, vhost_user_devices};
 use super::freeze;
 use super::machine::{Machine, Parts};
-use super::{Qemu, file, open, slot};
+use super::{Qemu, open, slot};
 use crate::template::{MEMORY, STATE, Template, copy_written};
 use crate::{Error, Result, VmConfig};
 
@@ -48,18 +48,15 @@ pub(super) async fn fork(qemu: &Qemu, template: &Template, config: &VmConfig) ->
             private,
         })
     })?;
-    match memory {
-        Memory::Template(_) => give_memory(&parts).await?,
+    if let Memory::Copy { template, copy } = memory {
         // While QEMU makes its machine.
-        Memory::Copy { template, copy } => {
-            tokio::task::spawn_blocking(move || copy_written(&template, &copy))
-                .await
-                .map_err(io::Error::other)
-                .flatten()
-                .map_err(Error::host("cannot copy the template's memory"))?;
-        }
+        tokio::task::spawn_blocking(move || copy_written(&template, &copy))
+            .await
+            .map_err(io::Error::other)
+            .flatten()
+            .map_err(Error::host("cannot copy the template's memory"))?;
     }
-    if let Err(error) = resume(&mut parts, state_number, config).await {
+    if let Err(error) = resume(&mut parts, state_number, config, private).await {
         return Err(freeze::failed(parts.qemu, "continuing from the template", error).await);
     }
     parts
@@ -85,24 +82,34 @@ fn memory(path: &Path, private: bool) -> Result<Memory> {
     Ok(Memory::Copy { template, copy })
 }
 
-/// Lets the vsock device reach the memory of QEMU, which has to run for that.
-async fn give_memory(parts: &Parts) -> Result<()> {
-    let pid = parts.qemu.id().ok_or(Error::Ended)?;
-    let path = format!("/proc/{pid}/mem");
+/// Lets the vsock device reach the memory of QEMU, which must have been executed.
+async fn give_memory(parts: &Parts) -> io::Result<()> {
+    let ended = || io::Error::other("QEMU has ended");
+    let pid = parts.qemu.id().ok_or_else(ended)?;
     let memory = File::options()
         .read(true)
         .write(true)
-        .open(&path)
-        .map_err(file(Path::new(&path)))?;
-    parts.control.give_memory(&memory).await
+        .open(format!("/proc/{pid}/mem"))?;
+    let given = parts.control.give_memory(&memory).await;
+    given.map_err(io::Error::other)
 }
 
 /// Loads the state and plugs the other devices in. The CPUs run, but the agent sleeps.
-async fn resume(parts: &mut Parts, state: i32, config: &VmConfig) -> io::Result<()> {
-    let monitor = &mut parts.monitor;
-    monitor
+async fn resume(
+    parts: &mut Parts,
+    state: i32,
+    config: &VmConfig,
+    foreign_memory: bool,
+) -> io::Result<()> {
+    parts
+        .monitor
         .execute("migrate-set-capabilities", freeze::capabilities())
         .await?;
+    // QEMU has answered: the address space is its own, no longer that of the jail's program.
+    if foreign_memory {
+        give_memory(parts).await?;
+    }
+    let monitor = &mut parts.monitor;
     let arguments = json!({ "uri": format!("fd:{state}") });
     monitor.execute("migrate-incoming", arguments).await?;
     monitor.event("RESUME").await?;

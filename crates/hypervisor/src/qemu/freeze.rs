@@ -13,13 +13,13 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use super::arguments::{self, Begin, BootFiles, Inherited};
 use super::console::Console;
 use super::monitor::Monitor;
-use super::{Accelerator, Qemu, boot_files, file, pair};
+use super::{Accelerator, Qemu, boot_files, file, jail, pair};
 use crate::process::{Descriptors, Process};
 use crate::template::{FileIdentity, MEMORY, Recipe, STATE};
 use crate::{Error, Result, VmConfig};
 
 /// Changes whenever a template is made or used in another way.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 
 /// Most bytes that a guest may say before it is ready.
 const CONSOLE_LIMIT: usize = 1 << 20;
@@ -97,6 +97,7 @@ pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> 
             .map_err(file(&path))
     };
     let (memory, state) = (make(MEMORY)?, make(STATE)?);
+    jail::share(&memory)?;
     memory
         .set_len(config.memory.next_multiple_of(1 << 20))
         .map_err(file(&directory.join(MEMORY)))?;
@@ -118,7 +119,7 @@ pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> 
         devices: None,
     };
     let arguments = arguments::arguments(&config, qemu.accelerator, qemu.tsc_khz, &inherited);
-    let mut process = Process::spawn("QEMU", &qemu.program, arguments, descriptors)?;
+    let mut process = jail::spawn(qemu, arguments, descriptors)?;
     let mut monitor = Monitor::new(monitor);
 
     if let Err(error) = ready(&mut console).await {

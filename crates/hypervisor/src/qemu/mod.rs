@@ -5,6 +5,7 @@ mod arguments;
 mod console;
 mod fork;
 mod freeze;
+mod jail;
 mod machine;
 mod monitor;
 mod slot;
@@ -21,7 +22,7 @@ use self::console::Console;
 use self::machine::{Machine, Parts};
 use self::monitor::Monitor;
 use crate::device::{Control, Device};
-use crate::process::{Descriptors, Process};
+use crate::process::Descriptors;
 use crate::template::{Recipe, Template};
 use crate::{
     Error, Hypervisor, NetworkBackend, NetworkInterface, Result, RunningVm, VmConfig, device,
@@ -160,7 +161,7 @@ impl Qemu {
             }),
         };
         let arguments = arguments::arguments(config, self.accelerator, self.tsc_khz, &inherited);
-        let qemu = Process::spawn("QEMU", &self.program, arguments, descriptors)?;
+        let qemu = jail::spawn(self, arguments, descriptors)?;
 
         let console = Console::default();
         let (from_guest, to_guest) = console_stream.into_split();
@@ -182,8 +183,8 @@ impl Qemu {
 
 fn boot_files(config: &VmConfig, descriptors: &mut Descriptors) -> Result<BootFiles> {
     Ok(BootFiles {
-        kernel: descriptors.add(open(&config.kernel, true)?),
-        initramfs: descriptors.add(open(&config.initramfs, true)?),
+        kernel: descriptors.add(jail::open_for_all(&config.kernel)?),
+        initramfs: descriptors.add(jail::open_for_all(&config.initramfs)?),
     })
 }
 

@@ -1,0 +1,110 @@
+//! What QEMU sees of the host.
+//!
+//! `caisson-devices vmm` executes it in a root of its own. Everything that a machine
+//! works on is passed as a descriptor; the paths here are what QEMU itself is made of.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Seek};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{PermissionsExt, fchown};
+use std::path::Path;
+
+use rustix::fs::MemfdFlags;
+
+use super::{Accelerator, Qemu, open};
+use crate::process::{Descriptors, Process};
+use crate::{Error, Result};
+
+/// Group of every QEMU, which has no other right than to open the memory of templates.
+/// The user is another one for each process.
+const GROUP: u32 = 2_000_000_000;
+
+/// Libraries and firmware, where distributions have them. Those that are missing are
+/// left out.
+const VISIBLE: [&str; 9] = [
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/share/qemu",
+    "/usr/share/seabios",
+    "/etc/ld.so.cache",
+    "/dev/null",
+    "/dev/urandom",
+];
+
+/// Starts QEMU in its jail.
+pub(super) fn spawn(
+    qemu: &Qemu,
+    arguments: Vec<OsString>,
+    descriptors: Descriptors,
+) -> Result<Process> {
+    let mut line: Vec<OsString> = vec!["vmm".into(), format!("--group={GROUP}").into()];
+    for path in VISIBLE {
+        let flag = if path.starts_with("/dev/") {
+            "--device"
+        } else {
+            "--visible"
+        };
+        line.push(format!("{flag}={path}").into());
+    }
+    if qemu.accelerator == Accelerator::Kvm {
+        line.push("--device=/dev/kvm".into());
+    }
+    line.push("--".into());
+    line.push(qemu.program.clone().into());
+    line.extend(arguments);
+    Process::spawn("QEMU", &qemu.devices_program, line, descriptors)
+}
+
+/// Opens a file that QEMU opens again by its descriptor, under a user who owns nothing.
+pub(super) fn open_for_all(path: &Path) -> Result<File> {
+    let file = open(path, true)?;
+    readable(file).map_err(super::file(path))
+}
+
+fn readable(mut file: File) -> io::Result<File> {
+    const ANYBODY: u32 = 0o004;
+    if file.metadata()?.permissions().mode() & ANYBODY != 0 {
+        return Ok(file);
+    }
+    let mut copy = File::from(rustix::fs::memfd_create("file", MemfdFlags::CLOEXEC)?);
+    io::copy(&mut file, &mut copy)?;
+    copy.rewind()?;
+    Ok(copy)
+}
+
+/// Lets QEMU open a file of ours again for reading and writing, by a descriptor that it
+/// was given. An ordinary user's QEMU is that user.
+pub(super) fn share(file: &File) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    fchown(file.as_fd(), None, Some(GROUP))
+        .and_then(|()| file.set_permissions(PermissionsExt::from_mode(0o660)))
+        .map_err(Error::host("cannot share a template's memory with QEMU"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn what_others_may_not_read_is_copied() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("kernel");
+        std::fs::write(&path, "kernel").expect("written");
+        for mode in [0o600, 0o644] {
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("mode");
+            let mut file = open_for_all(&path).expect("opened");
+            let mode = file.metadata().expect("metadata").permissions().mode();
+            assert_ne!(mode & 0o004, 0);
+            let mut text = String::new();
+            file.read_to_string(&mut text).expect("read");
+            assert_eq!(text, "kernel");
+        }
+    }
+}
