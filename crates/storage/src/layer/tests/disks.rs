@@ -233,7 +233,6 @@ const SCRIPT: &str = r#"set -e
     find . -type f -exec sha256sum {} +"#;
 
 #[test]
-#[ignore = "needs root, loop devices and a kernel with EROFS"]
 fn the_kernel_sees_what_we_wrote() {
     let image = build(&[rich()]).unwrap();
     let mount = tempfile::tempdir().unwrap();
