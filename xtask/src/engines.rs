@@ -2,19 +2,14 @@
 //! suites are unpacked into the cache and touch nothing of the system.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::apt::{Apt, Source};
 use crate::cache;
 use crate::step::{run, step};
-
-/// Where Debian's packages are.
-const ARCHIVE: &str = "http://deb.debian.org/debian";
-
-/// What its indexes are signed with.
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// An engine of a newer suite.
 struct Engine {
@@ -61,52 +56,21 @@ impl Engine {
             self.packages.join(", "),
             self.suite
         );
-        let apt = folder.join("apt");
-        for part in ["lists/partial", "cache/archives/partial", "packages"] {
-            let path = apt.join(part);
-            fs::create_dir_all(&path)
-                .with_context(|| format!("cannot create {}", path.display()))?;
-        }
-        let sources = apt.join("sources.list");
-        let line = format!("deb [signed-by={KEYRING}] {ARCHIVE} {} main\n", self.suite);
-        fs::write(&sources, line).with_context(|| format!("cannot write {}", sources.display()))?;
-        let packages = apt.join("packages");
-        run(self.apt(&apt).arg("update").stdout(Stdio::null()))?;
-        run(self
-            .apt(&apt)
-            .arg("download")
-            .args(self.packages)
-            .current_dir(&packages)
-            .stdout(Stdio::null()))?;
-        let mut unpacked = 0;
-        for entry in fs::read_dir(&packages).context("cannot list the packages")? {
-            let package = entry.context("cannot list the packages")?.path();
+        let scratch = folder.join("apt");
+        let apt = Apt::new(&scratch, &[Source::debian(self.suite)])?;
+        let packages = apt.download(self.packages)?;
+        for package in &packages {
             run(Command::new("dpkg-deb")
                 .arg("--extract")
-                .args([&package, &folder.to_owned()]))?;
-            unpacked += 1;
+                .args([package, &folder.to_owned()]))?;
         }
-        if unpacked != self.packages.len() {
-            bail!("{unpacked} packages came for {}", self.packages.join(", "));
+        if packages.len() != self.packages.len() {
+            bail!(
+                "{} packages came for {}",
+                packages.len(),
+                self.packages.join(", ")
+            );
         }
-        fs::remove_dir_all(&apt).with_context(|| format!("cannot remove {}", apt.display()))
-    }
-
-    /// apt with folders of its own: the system's lists stay as they are.
-    fn apt(&self, folder: &Path) -> Command {
-        let mut apt = Command::new("apt-get");
-        apt.args(["--quiet=2", "-o", "APT::Sandbox::User="]);
-        let set = |key: &str, value: PathBuf| format!("{key}={}", value.display());
-        for option in [
-            set("Dir::Etc::sourcelist", folder.join("sources.list")),
-            "Dir::Etc::sourceparts=-".to_owned(),
-            set("Dir::State::lists", folder.join("lists")),
-            set("Dir::Cache", folder.join("cache")),
-            // What is installed has no say in what is downloaded.
-            "Dir::State::status=/dev/null".to_owned(),
-        ] {
-            apt.args(["-o", &option]);
-        }
-        apt
+        fs::remove_dir_all(&scratch).with_context(|| format!("cannot remove {}", scratch.display()))
     }
 }

@@ -3,6 +3,7 @@
 
 mod advisories;
 mod agent;
+mod apt;
 mod artefact;
 mod build;
 mod cache;
@@ -30,6 +31,7 @@ usage: xtask <task>
   agent      build the static agent
   initramfs  build the agent and pack it: target/guest/initramfs
   image      pack the demo image: target/demo/busybox.tar
+  image NAME pack Debian's packages (cached): nginx, or web, a shop on Node.js
   build      all of these and the programs in target/release, side by side
   demo       setup, build, and show a container beside its host
   test       setup, build, and everything that must hold before a change lands
@@ -57,6 +59,8 @@ fn dispatch() -> Result<()> {
         ["agent"] => agent::build(&progress::Line::single("agent")),
         ["initramfs"] => initramfs::build(&progress::Line::single("initramfs")),
         ["image"] => image::write().map(drop),
+        ["image", "nginx"] => image::write_packaged(&image::NGINX).map(drop),
+        ["image", "web"] => image::write_packaged(&image::WEB).map(drop),
         ["build"] => build::build(),
         ["demo"] => demo::demo(),
         ["test"] => check::test(),
