@@ -66,7 +66,18 @@ pub fn engine(name: &str) -> PathBuf {
 
 /// The archive of `busybox:latest`.
 pub fn demo_image() -> PathBuf {
-    existing(target().join("demo/busybox.tar"))
+    image("busybox")
+}
+
+/// The archive of an image that is made here.
+pub fn image(name: &str) -> PathBuf {
+    let path = target().join(format!("demo/{name}.tar"));
+    assert!(
+        path.exists(),
+        "{} is missing: run `make build` or `cargo xtask image {name}`",
+        path.display()
+    );
+    path
 }
 
 /// The guest's kernel.

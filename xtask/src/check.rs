@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::step::{cargo, run, step};
-use crate::{advisories, build, engines, packages};
+use crate::{advisories, build, engines, image, packages};
 
 /// `xtask setup`, second half: what the checks need beyond Debian's packages.
 pub fn install_tools() -> Result<()> {
@@ -32,6 +32,7 @@ pub fn test() -> Result<()> {
     })?;
     install_tools()?;
     step("dependencies", advisories::check)?;
+    image::write_packaged(&image::NGINX)?;
     step("compile tests", || {
         run(&mut cargo(&["test", "--workspace", "--no-run"]))
     })?;
