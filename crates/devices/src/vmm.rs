@@ -34,6 +34,9 @@ pub struct Options {
     /// Device of the host that the VMM may use, with the group that the device has.
     #[arg(long = "device", value_name = "PATH")]
     devices: Vec<PathBuf>,
+    /// Stay in the network namespace in which this is started: it is the guest's.
+    #[arg(long)]
+    keep_network: bool,
     /// Group of the VMM.
     #[arg(long, value_name = "GID")]
     group: u32,
@@ -54,7 +57,11 @@ pub fn run(options: Options) -> Result<Infallible> {
 
     let groups = groups(&options.devices)?;
     let ordinary_user = !rustix::process::geteuid().is_root();
-    jail::enter_namespaces(UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS)?;
+    let mut namespaces = UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
+    if !options.keep_network {
+        namespaces |= UnshareFlags::NEWNET;
+    }
+    jail::enter_namespaces(namespaces)?;
     let visible = options.visible.iter().chain([&program]);
     enter_root(visible, &options.devices)?;
     jail::bound_capabilities(CapabilitySet::empty())?;

@@ -25,6 +25,8 @@ pub struct VmConfig {
     pub share: Option<Share>,
     /// Network interfaces.
     pub interfaces: Vec<NetworkInterface>,
+    /// The network namespace in which the machine's process lives; none: the caller's.
+    pub network_namespace: Option<Arc<OwnedFd>>,
     /// Host vsock ports that the guest may connect to.
     pub host_ports: Vec<u32>,
     /// vsock address of the guest, 3 or more.

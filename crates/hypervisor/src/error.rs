@@ -53,6 +53,9 @@ pub enum Error {
     /// The machine is gone.
     #[error("the virtual machine has ended")]
     Ended,
+    /// Every slot of the machine is in use.
+    #[error("the virtual machine has no room for another network interface")]
+    NoSlot,
     /// This driver cannot do that.
     #[error("{driver} cannot {what}")]
     Unsupported {

@@ -77,6 +77,14 @@ pub trait RunningVm: Send + Sync {
     /// Only ports in [`VmConfig::host_ports`] can be reached.
     async fn accept(&self) -> Result<(u32, UnixStream)>;
 
+    /// Gives the machine one more network interface. Returns the number of its device
+    /// `virtio-mmio.N` in the guest, which has to look at it.
+    async fn plug(&self, interface: &NetworkInterface) -> Result<u32>;
+
+    /// Takes away the network interface of a hardware address, which the guest does not
+    /// use any more. None of that address is no error.
+    async fn unplug(&self, mac: [u8; 6]) -> Result<()>;
+
     /// Stops the CPUs; the state stays in memory.
     async fn pause(self: Box<Self>) -> Result<Box<dyn PausedVm>>;
 

@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use command_fds::{CommandFdExt, FdMapping};
 use rustix::process::{Pid, Signal};
+use rustix::thread::LinkNameSpaceType;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::task::JoinHandle;
@@ -55,6 +56,7 @@ impl Process {
         program: &Path,
         arguments: Vec<OsString>,
         descriptors: Descriptors,
+        network_namespace: Option<Arc<OwnedFd>>,
     ) -> Result<Self> {
         let failed = |source| Error::Spawn {
             program: format!("{name} ({})", program.display()),
@@ -84,10 +86,14 @@ impl Process {
         // Its own process group: the terminal's signals are for the container.
         command.process_group(0);
         let parent = rustix::process::getpid();
-        // SAFETY: between fork and exec only three system calls are made, and no
+        // SAFETY: between fork and exec only a few system calls are made, and no
         // memory is allocated.
         unsafe {
             command.pre_exec(move || {
+                if let Some(namespace) = &network_namespace {
+                    let network = Some(LinkNameSpaceType::Network);
+                    rustix::thread::move_into_link_name_space(namespace.as_fd(), network)?;
+                }
                 rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
                 // The parent may have ended before the signal was asked for.
                 if rustix::process::getppid() != Some(parent) {
@@ -196,6 +202,7 @@ mod tests {
             Path::new("/bin/sh"),
             vec!["-c".into(), script.into()],
             Descriptors::default(),
+            None,
         )
         .expect("started");
         let status = process.wait().await;
@@ -218,6 +225,7 @@ mod tests {
             Path::new("/bin/sh"),
             vec!["-c".into(), format!("cat <&{input} >&{output}").into()],
             descriptors,
+            None,
         )
         .expect("started");
         (&ours).write_all(b"through").expect("written");
@@ -236,6 +244,7 @@ mod tests {
             Path::new("/bin/sleep"),
             vec!["1000".into()],
             Descriptors::default(),
+            None,
         )
         .expect("started");
         let pid = process.id().expect("runs");

@@ -74,6 +74,7 @@ impl Fixture {
             disks: Vec::new(),
             share: None,
             interfaces: Vec::new(),
+            network_namespace: None,
             host_ports: vec![LOG_PORT],
             cid: 3,
             console: run_directory.join("console.log"),

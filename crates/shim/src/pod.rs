@@ -188,6 +188,7 @@ impl Pod {
                     tree: Some(self.tree.folder().to_owned()),
                 }),
                 interfaces: Vec::new(),
+                network_namespace: None,
                 host_ports: Vec::new(),
                 cid: GUEST_CID,
                 console: self.place.folder.join("console.log"),

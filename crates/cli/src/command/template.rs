@@ -120,6 +120,7 @@ fn build(flags: &BuildFlags, settings: &Settings) -> Result<()> {
         disks: Vec::new(),
         share: None,
         interfaces: Vec::new(),
+        network_namespace: None,
         host_ports: Vec::new(),
         cid: 0,
         console: "/dev/null".into(),

@@ -61,6 +61,7 @@ pub fn prepare(container: &Container, settings: &Settings, timing: &Timing) -> R
         ],
         share: share(container),
         interfaces: Vec::new(),
+        network_namespace: None,
         host_ports: Vec::new(),
         cid: GUEST_CID,
         console: container.console_log(),

@@ -60,7 +60,7 @@ pub(crate) fn vsock(
             .iter()
             .map(|port| format!("--host-port={port}").into()),
     );
-    let process = Process::spawn("the vsock device", program, arguments, descriptors)?;
+    let process = Process::spawn("the vsock device", program, arguments, descriptors, None)?;
     Ok((
         Device {
             process,
@@ -95,7 +95,13 @@ pub(crate) fn fs(program: &Path, run_directory: &Path, share: &Share) -> Result<
         argument.push(&mount.source);
         arguments.push(argument);
     }
-    let process = Process::spawn("the file system device", program, arguments, descriptors)?;
+    let process = Process::spawn(
+        "the file system device",
+        program,
+        arguments,
+        descriptors,
+        None,
+    )?;
     Ok(Device {
         process,
         connection,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Accelerator;
 use super::slot::{self, Slot};
-use crate::{NetworkBackend, VmConfig};
+use crate::{NetworkBackend, NetworkInterface, VmConfig};
 
 /// Numbers, in QEMU, of the descriptors that it is given.
 #[derive(Debug)]
@@ -104,8 +104,8 @@ pub(super) fn arguments(
     match files {
         Some(files) => {
             let mut line = kernel_command_line(config, accelerator, tsc_khz);
+            line.push_str(&slot::kernel_parameters());
             if inherited.devices.is_none() {
-                line.push_str(&slot::kernel_parameters());
                 line.push(' ');
                 line.push_str(TEMPLATE_PARAMETER);
             }
@@ -143,12 +143,11 @@ fn add_devices(list: &mut List, config: &VmConfig, devices: &Devices, begin: Beg
     if let Some(fd) = devices.share {
         list.option("-chardev", format!("socket,id=share,fd={fd}"));
     }
-    if matches!(begin, Begin::Fork { .. }) {
-        list.option(
-            "-device",
-            format!("virtio-scsi-device,id=hotplug,bus={}", slot::UNTOLD.bus()),
-        );
-    } else {
+    list.option(
+        "-device",
+        format!("virtio-scsi-device,id=hotplug,bus={}", slot::UNTOLD.bus()),
+    );
+    if !matches!(begin, Begin::Fork { .. }) {
         for (_, device) in vhost_user_devices(config) {
             list.option("-device", device.to_string());
         }
@@ -190,26 +189,41 @@ fn add_networks(list: &mut List, config: &VmConfig, descriptors: &[i32]) {
         .iter()
         .zip(descriptors)
         .zip(slot::networks());
-    for (index, ((interface, fd), slot)) in interfaces.enumerate() {
+    for ((interface, fd), slot) in interfaces {
         list.option(
             "-netdev",
-            match interface.backend {
-                NetworkBackend::Stream(_) => {
-                    format!("stream,id=net{index},server=off,addr.type=fd,addr.str={fd}")
-                }
-                NetworkBackend::Tap(_) => format!("tap,id=net{index},fd={fd}"),
-            },
+            netdev(interface, slot, &fd.to_string()).to_string(),
         );
-        let mac = interface.mac.map(|byte| format!("{byte:02x}")).join(":");
-        // With a tap, QEMU offers the guest what the tap can do.
-        list.option(
-            "-device",
-            format!(
-                "virtio-net-device,netdev=net{index},mac={mac},bus={}",
-                slot.bus()
-            ),
-        );
+        list.option("-device", network_device(interface, slot).to_string());
     }
+}
+
+/// Where the frames of an interface go: to a descriptor that QEMU knows by a name.
+pub(super) fn netdev(interface: &NetworkInterface, slot: Slot, descriptor: &str) -> Value {
+    match interface.backend {
+        NetworkBackend::Stream(_) => json!({
+            "type": "stream",
+            "id": slot.netdev(),
+            "server": false,
+            "addr": { "type": "fd", "str": descriptor },
+        }),
+        NetworkBackend::Tap(_) => json!({
+            "type": "tap",
+            "id": slot.netdev(),
+            "fd": descriptor,
+        }),
+    }
+}
+
+/// The device of an interface. With a tap, it offers the guest what the tap can do.
+pub(super) fn network_device(interface: &NetworkInterface, slot: Slot) -> Value {
+    json!({
+        "driver": "virtio-net-device",
+        "id": slot.interface(),
+        "netdev": slot.netdev(),
+        "mac": interface.mac.map(|byte| format!("{byte:02x}")).join(":"),
+        "bus": slot.bus(),
+    })
 }
 
 /// The devices that other processes serve, and the slots they are in.
@@ -240,17 +254,26 @@ pub(super) fn vhost_user_devices(config: &VmConfig) -> Vec<(Slot, Value)> {
 
 /// Approves of devices that are plugged in: the bus of a SCSI controller, of all objects
 /// that can do so the one without conditions. The guest is not told of the controller.
-pub(super) const HOTPLUG: &str = "hotplug.0";
+const HOTPLUG: &str = "hotplug.0";
+
+/// Arguments of `qom-set` with which a slot lets devices come and go.
+pub(super) fn approve(slot: Slot) -> Value {
+    json!({
+        "path": slot.bus(),
+        "property": "hotplug-handler",
+        "value": HOTPLUG,
+    })
+}
 
 fn machine(accelerator: Accelerator) -> &'static str {
     match accelerator {
         // The guest is told the frequency of its timers (see below) and needs
         // neither PIT nor PIC. Without the clock it would wait a second for it.
         Accelerator::Tcg => {
-            "microvm,x-option-roms=off,acpi=off,pit=off,pic=off,rtc=on,isa-serial=on,memory-backend=ram"
+            "microvm,x-option-roms=off,acpi=off,pit=off,pic=off,rtc=on,isa-serial=on,auto-kernel-cmdline=off,memory-backend=ram"
         }
         Accelerator::Kvm => {
-            "microvm,x-option-roms=off,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on,memory-backend=ram"
+            "microvm,x-option-roms=off,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on,auto-kernel-cmdline=off,memory-backend=ram"
         }
     }
 }
@@ -321,6 +344,7 @@ mod tests {
                 tree: None,
             }),
             interfaces: Vec::new(),
+            network_namespace: None,
             host_ports: Vec::new(),
             cid: 3,
             console: "/c".into(),

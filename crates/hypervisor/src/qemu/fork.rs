@@ -8,7 +8,7 @@ use rustix::fs::MemfdFlags;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
-use super::arguments::{Begin, HOTPLUG, vhost_user_devices};
+use super::arguments::{Begin, approve, vhost_user_devices};
 use super::freeze;
 use super::machine::{Machine, Parts};
 use super::{Qemu, open, slot};
@@ -114,12 +114,7 @@ async fn resume(
     monitor.execute("migrate-incoming", arguments).await?;
     monitor.event("RESUME").await?;
     for (slot, device) in vhost_user_devices(config) {
-        let approve = json!({
-            "path": slot.bus(),
-            "property": "hotplug-handler",
-            "value": HOTPLUG,
-        });
-        monitor.execute("qom-set", approve).await?;
+        monitor.execute("qom-set", approve(slot)).await?;
         monitor.execute("device_add", device).await?;
     }
     Ok(())

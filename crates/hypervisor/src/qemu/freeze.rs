@@ -80,6 +80,7 @@ fn model(config: &VmConfig) -> VmConfig {
         disks: Vec::new(),
         share: None,
         interfaces: Vec::new(),
+        network_namespace: None,
         ..config.clone()
     }
 }
@@ -119,7 +120,7 @@ pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> 
         devices: None,
     };
     let arguments = arguments::arguments(&config, qemu.accelerator, qemu.tsc_khz, &inherited);
-    let mut process = jail::spawn(qemu, arguments, descriptors)?;
+    let mut process = jail::spawn(qemu, arguments, descriptors, None)?;
     let mut monitor = Monitor::new(monitor);
 
     if let Err(error) = ready(&mut console).await {

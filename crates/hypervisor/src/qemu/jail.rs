@@ -6,9 +6,10 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Seek};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, fchown};
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::MemfdFlags;
 
@@ -34,13 +35,17 @@ const VISIBLE: [&str; 9] = [
     "/dev/urandom",
 ];
 
-/// Starts QEMU in its jail.
+/// Starts QEMU in its jail: without a network, or in a namespace that is the guest's.
 pub(super) fn spawn(
     qemu: &Qemu,
     arguments: Vec<OsString>,
     descriptors: Descriptors,
+    network_namespace: Option<Arc<OwnedFd>>,
 ) -> Result<Process> {
     let mut line: Vec<OsString> = vec!["vmm".into(), format!("--group={GROUP}").into()];
+    if network_namespace.is_some() {
+        line.push("--keep-network".into());
+    }
     for path in VISIBLE {
         let flag = if path.starts_with("/dev/") {
             "--device"
@@ -55,7 +60,8 @@ pub(super) fn spawn(
     line.push("--".into());
     line.push(qemu.program.clone().into());
     line.extend(arguments);
-    Process::spawn("QEMU", &qemu.devices_program, line, descriptors)
+    let program = &qemu.devices_program;
+    Process::spawn("QEMU", program, line, descriptors, network_namespace)
 }
 
 /// Opens a file that QEMU opens again by its descriptor, under a user who owns nothing.

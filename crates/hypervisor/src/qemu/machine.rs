@@ -1,8 +1,11 @@
 //! A machine that runs: QEMU and its device processes, watched until the end.
 
+use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitStatus;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,11 +14,15 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::arguments::{approve, netdev, network_device};
 use super::console::Console;
 use super::monitor::Monitor;
+use super::slot::{Networks, Slot};
 use crate::device::Control;
 use crate::process::Process;
-use crate::{Error, ExitReason, PausedVm, Result, RunningVm, Template};
+use crate::{
+    Error, ExitReason, NetworkBackend, NetworkInterface, PausedVm, Result, RunningVm, Template,
+};
 
 /// A device process ends when QEMU does, and may be seen to end first: how long
 /// QEMU's own end is waited for before the device is called the cause.
@@ -32,6 +39,7 @@ pub(super) struct Parts {
     /// The way to the guest's serial port. When it is dropped, QEMU takes the port for
     /// unplugged, and what the guest writes is lost.
     pub(super) to_guest: OwnedWriteHalf,
+    pub(super) networks: Networks,
     pub(super) host_ports: Vec<u32>,
 }
 
@@ -40,6 +48,7 @@ pub(super) struct Parts {
 pub(super) struct Machine {
     control: Control,
     monitor: Mutex<Monitor>,
+    networks: std::sync::Mutex<Networks>,
     host_ports: Vec<u32>,
     processes: Vec<u32>,
     kill: mpsc::Sender<()>,
@@ -70,6 +79,7 @@ impl Machine {
         Self {
             control: parts.control,
             monitor: Mutex::new(parts.monitor),
+            networks: std::sync::Mutex::new(parts.networks),
             host_ports: parts.host_ports,
             processes,
             kill,
@@ -79,15 +89,50 @@ impl Machine {
     }
 
     async fn execute(&self, command: &'static str, doing: &'static str) -> Result<()> {
-        match self.monitor.lock().await.execute(command, json!({})).await {
-            Ok(_) => Ok(()),
-            Err(_) if self.ended.borrow().is_some() => Err(Error::Ended),
-            Err(error) => Err(Error::Process {
+        let mut monitor = self.monitor.lock().await;
+        let answer = monitor.execute(command, json!({})).await;
+        answer.map(drop).map_err(self.refused(doing))
+    }
+
+    fn refused(&self, doing: &'static str) -> impl FnOnce(io::Error) -> Error {
+        let ended = self.ended.borrow().is_some();
+        move |error| match ended {
+            true => Error::Ended,
+            false => Error::Process {
                 program: "QEMU".to_owned(),
                 doing,
                 detail: error.to_string(),
-            }),
+            },
         }
+    }
+
+    fn networks(&self) -> std::sync::MutexGuard<'_, Networks> {
+        self.networks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn plug_into(&self, interface: &NetworkInterface, slot: Slot) -> io::Result<()> {
+        let (NetworkBackend::Stream(frames) | NetworkBackend::Tap(frames)) = &interface.backend;
+        let name = slot.netdev();
+        let mut monitor = self.monitor.lock().await;
+        monitor.give(&name, frames.as_fd()).await?;
+        monitor
+            .execute("netdev_add", netdev(interface, slot, &name))
+            .await?;
+        monitor.execute("qom-set", approve(slot)).await?;
+        monitor
+            .execute("device_add", network_device(interface, slot))
+            .await?;
+        Ok(())
+    }
+
+    async fn unplug_from(&self, slot: Slot) -> io::Result<()> {
+        let mut monitor = self.monitor.lock().await;
+        monitor.execute("qom-set", approve(slot)).await?;
+        let device = json!({ "id": slot.interface() });
+        monitor.execute("device_del", device).await?;
+        let netdev = json!({ "id": slot.netdev() });
+        monitor.execute("netdev_del", netdev).await?;
+        Ok(())
     }
 
     async fn end(&self) -> ExitReason {
@@ -133,6 +178,25 @@ impl RunningVm for Machine {
             }
             tracing::warn!(port, "the vsock device passed a port that nobody asked for");
         }
+    }
+
+    async fn plug(&self, interface: &NetworkInterface) -> Result<u32> {
+        let slot = self.networks().take(interface.mac).ok_or(Error::NoSlot)?;
+        if let Err(error) = self.plug_into(interface, slot).await {
+            // Part of it may be there: the slot stays taken.
+            return Err(self.refused("plugging in a network interface")(error));
+        }
+        slot.guest_number().ok_or(Error::NoSlot)
+    }
+
+    async fn unplug(&self, mac: [u8; 6]) -> Result<()> {
+        let Some(slot) = self.networks().find(mac) else {
+            return Ok(());
+        };
+        let unplugged = self.unplug_from(slot).await;
+        unplugged.map_err(self.refused("unplugging a network interface"))?;
+        self.networks().free(slot);
+        Ok(())
     }
 
     async fn pause(self: Box<Self>) -> Result<Box<dyn PausedVm>> {

@@ -161,7 +161,8 @@ impl Qemu {
             }),
         };
         let arguments = arguments::arguments(config, self.accelerator, self.tsc_khz, &inherited);
-        let qemu = jail::spawn(self, arguments, descriptors)?;
+        let namespace = config.network_namespace.clone();
+        let qemu = jail::spawn(self, arguments, descriptors, namespace)?;
 
         let console = Console::default();
         let (from_guest, to_guest) = console_stream.into_split();
@@ -176,6 +177,7 @@ impl Qemu {
             console,
             recorder,
             to_guest,
+            networks: slot::Networks::of(config),
             host_ports: config.host_ports.clone(),
         })
     }

@@ -2,8 +2,8 @@
 //!
 //! Without ACPI there are eight, from 0xfeb00000 on, with an interrupt each from 5 on
 //! (`hw/i386/microvm.c`). They are there whether a device is plugged in or not. QEMU
-//! tells the guest of those with a device; a template is told of all that its forks
-//! may use.
+//! would tell the guest of those with a device. We tell of all that may ever be used: in
+//! the forks of a template, and by what is plugged in later.
 
 use std::fmt::Write;
 
@@ -35,6 +35,24 @@ impl Slot {
     pub(super) fn bus(self) -> String {
         format!("virtio-mmio-bus.{}", self.0)
     }
+
+    /// Name of the frames' end of its network interface in QEMU.
+    pub(super) fn netdev(self) -> String {
+        format!("net{}", self.0)
+    }
+
+    /// Name of its network interface in QEMU.
+    pub(super) fn interface(self) -> String {
+        format!("interface{}", self.0)
+    }
+
+    /// Number of its platform device in the guest, which is told of all alike.
+    pub(super) fn guest_number(self) -> Option<u32> {
+        all()
+            .zip(0..)
+            .find(|(slot, _)| *slot == self)
+            .map(|(_, number)| number)
+    }
 }
 
 /// The slots of disks, in order.
@@ -42,7 +60,49 @@ pub(super) fn disks() -> impl Iterator<Item = Slot> {
     DISKS.into_iter()
 }
 
-/// Every slot that is used, in the order in which a template is told of them: the
+/// The network interfaces of a machine, and the slots that they are in.
+#[derive(Debug)]
+pub(super) struct Networks {
+    taken: Vec<(Mac, Slot)>,
+    disks: usize,
+}
+
+type Mac = [u8; 6];
+
+impl Networks {
+    /// Those that a machine begins with.
+    pub(super) fn of(config: &VmConfig) -> Self {
+        let macs = config.interfaces.iter().map(|interface| interface.mac);
+        Self {
+            taken: macs.zip(networks()).collect(),
+            disks: config.disks.len(),
+        }
+    }
+
+    /// A slot for one more.
+    pub(super) fn take(&mut self, mac: Mac) -> Option<Slot> {
+        let free = |slot: &Slot| {
+            let other = self.taken.iter().any(|(_, taken)| taken == slot);
+            !other && !disks().take(self.disks).any(|disk| disk == *slot)
+        };
+        let slot = networks().find(free)?;
+        self.taken.push((mac, slot));
+        Some(slot)
+    }
+
+    /// The slot of a hardware address.
+    pub(super) fn find(&self, mac: Mac) -> Option<Slot> {
+        let found = self.taken.iter().find(|(taken, _)| *taken == mac);
+        found.map(|(_, slot)| *slot)
+    }
+
+    /// Its slot is empty again.
+    pub(super) fn free(&mut self, slot: Slot) {
+        self.taken.retain(|(_, taken)| *taken != slot);
+    }
+}
+
+/// Every slot that is used, in the order in which guests are told of them: the
 /// guest's kernel numbers its platform devices by it.
 fn all() -> impl Iterator<Item = Slot> {
     [VSOCK, SHARE].into_iter().chain(DISKS)
@@ -119,6 +179,7 @@ mod tests {
                 tree: None,
             }),
             interfaces: Vec::new(),
+            network_namespace: None,
             host_ports: Vec::new(),
             cid: 3,
             console: "/c".into(),
@@ -152,6 +213,19 @@ mod tests {
         assert!(check(&config).is_ok());
         config.interfaces.push(interface());
         assert!(check(&config).is_err());
+    }
+
+    #[test]
+    fn a_slot_is_free_again_after_its_interface() {
+        let mut networks = Networks::of(&config(2, false));
+        let first = networks.take([1; 6]).expect("a slot");
+        assert_eq!(first.guest_number(), Some(6));
+        networks.take([2; 6]).expect("a slot");
+        networks.take([3; 6]).expect("a slot");
+        assert!(networks.take([4; 6]).is_none());
+        assert_eq!(networks.find([1; 6]), Some(first));
+        networks.free(first);
+        assert_eq!(networks.take([4; 6]), Some(first));
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub fn config(kernel: PathBuf) -> VmConfig {
         disks: Vec::new(),
         share: None,
         interfaces: Vec::new(),
+        network_namespace: None,
         host_ports: Vec::new(),
         cid: 3,
         console: "/c".into(),
