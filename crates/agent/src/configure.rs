@@ -34,7 +34,7 @@ pub fn configure(request: &ConfigureRequest) -> Result<()> {
             .and_then(|()| fs::write(path, &request.resolv_conf))
             .map_err(Error::path("write", path))?;
     }
-    network::set_up(request)?;
+    network::set_up(&request.network)?;
     if !request.share_tag.is_empty() {
         mount_share(&request.share_tag)?;
     }

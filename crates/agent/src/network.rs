@@ -1,66 +1,125 @@
 //! Interfaces, addresses, routes and neighbours: the guest takes the place that its
 //! container has in the host's network.
 
+use std::fs;
 use std::net::IpAddr;
+use std::path::Path;
 
 use caisson_netlink::{Cidr, Link, Mac, Neighbour, Route, Socket};
-use caisson_protocol::agent::{self as api, ConfigureRequest, InterfaceStats};
+use caisson_protocol::agent::{self as api, InterfaceStats, Network, UpdateNetworkRequest};
 
 use crate::error::{Error, Result};
 
 /// Longest name of an interface (`IFNAMSIZ` without the zero).
 const NAME_LIMIT: usize = 15;
 
-/// Sets up all that the request has. Interfaces are found by their hardware address,
-/// for the kernel names them in the order in which it finds them.
-pub fn set_up(request: &ConfigureRequest) -> Result<()> {
-    if request.interfaces.is_empty() {
+/// Where a platform device is given to its driver, which then looks at it afresh.
+const BIND: &str = "/sys/bus/platform/drivers/virtio-mmio/bind";
+
+/// Where its driver lets go of it.
+const UNBIND: &str = "/sys/bus/platform/drivers/virtio-mmio/unbind";
+
+/// Sets up all that there is to be. Some of it may be there.
+pub fn set_up(network: &Network) -> Result<()> {
+    if network.interfaces.is_empty() {
         return Ok(());
     }
     let mut socket = open()?;
-    let links = socket.links().map_err(Error::system("list interfaces"))?;
-    let mut named = Vec::with_capacity(request.interfaces.len());
-    for interface in &request.interfaces {
-        let link = find(&links, interface)?;
-        named.push((interface.name.as_str(), link.index));
-    }
-    rename(&mut socket, &links, &named)?;
-    for (interface, (_, index)) in request.interfaces.iter().zip(&named) {
+    let links = links(&mut socket)?;
+    let named = Named::find(&links, &network.interfaces)?;
+    named.rename(&mut socket, &links)?;
+    for (interface, (_, index)) in network.interfaces.iter().zip(&named.0) {
         raise(&mut socket, interface, *index)?;
     }
-    let index = |name: &str| -> Result<u32> {
-        let found = named.iter().find(|(known, _)| *known == name);
-        found
-            .map(|(_, index)| *index)
-            .ok_or_else(|| Error::Missing(format!("interface {name:?}")))
-    };
-    for neighbour in &request.neighbours {
-        let entry = Neighbour {
-            link: index(&neighbour.interface)?,
-            address: address(&neighbour.address)?,
-            mac: mac(&neighbour.mac)?,
-        };
+    for neighbour in &network.neighbours {
+        let entry = named.neighbour(neighbour)?;
         let doing = || format!("add the neighbour {}", entry.address);
         socket
             .add_neighbour(&entry)
             .map_err(Error::system(doing()))?;
     }
     // The way to a gateway before what goes through it.
-    let (direct, indirect): (Vec<_>, Vec<_>) = request
+    let (direct, indirect): (Vec<_>, Vec<_>) = network
         .routes
         .iter()
         .partition(|route| route.gateway.is_empty());
     for wanted in direct.into_iter().chain(indirect) {
-        let route = route(wanted, index(&wanted.interface)?)?;
+        let route = named.route(wanted)?;
         let doing = || format!("add the route to {}", route.destination);
         socket.add_route(&route).map_err(Error::system(doing()))?;
     }
     Ok(())
 }
 
+/// Follows a change.
+pub fn update(request: &UpdateNetworkRequest) -> Result<()> {
+    remove(&request.removed)?;
+    for address in &request.unplugged {
+        unplug(address)?;
+    }
+    for number in &request.plugged {
+        bind(*number)?;
+    }
+    set_up(&request.added)
+}
+
+/// Gives a device to its driver.
+pub fn bind(number: u32) -> Result<()> {
+    let name = format!("virtio-mmio.{number}");
+    fs::write(BIND, &name).map_err(Error::system(format!("use the device {name}")))
+}
+
+fn remove(network: &Network) -> Result<()> {
+    if network.interfaces.is_empty() {
+        return Ok(());
+    }
+    let mut socket = open()?;
+    let named = Named::find(&links(&mut socket)?, &network.interfaces)?;
+    for wanted in &network.routes {
+        let route = named.route(wanted)?;
+        let doing = || format!("remove the route to {}", route.destination);
+        socket
+            .remove_route(&route)
+            .map_err(Error::system(doing()))?;
+    }
+    for neighbour in &network.neighbours {
+        let entry = named.neighbour(neighbour)?;
+        let doing = || format!("remove the neighbour {}", entry.address);
+        socket
+            .remove_neighbour(&entry)
+            .map_err(Error::system(doing()))?;
+    }
+    for (interface, (name, index)) in network.interfaces.iter().zip(&named.0) {
+        for address in &interface.addresses {
+            let doing = || format!("take the address {address} from {name}");
+            socket
+                .remove_address(*index, cidr(address)?)
+                .map_err(Error::system(doing()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Lets go of the device behind an interface. One that is not there is let go of.
+fn unplug(address: &[u8]) -> Result<()> {
+    let mac = mac(address)?;
+    let links = links(&mut open()?)?;
+    let Some(link) = links.iter().find(|link| is(link, mac)) else {
+        return Ok(());
+    };
+    let name = &link.name;
+    let doing = || format!("let go of the interface {name}");
+    // virtio-mmio.N/virtioM, which has the interface.
+    let device = fs::canonicalize(format!("/sys/class/net/{name}/device"))
+        .map_err(Error::system(doing()))?;
+    let platform = device.parent().and_then(Path::file_name);
+    let platform = platform.ok_or_else(|| Error::Missing(format!("device of {name}")))?;
+    fs::write(UNBIND, platform.as_encoded_bytes()).map_err(Error::system(doing()))
+}
+
 /// What went through each interface but the loopback.
 pub fn stats() -> Result<Vec<InterfaceStats>> {
-    let links = open()?.links().map_err(Error::system("list interfaces"))?;
+    let links = links(&mut open()?)?;
     let links = links.into_iter().filter(|link| !link.loopback);
     Ok(links
         .map(|link| InterfaceStats {
@@ -82,11 +141,17 @@ fn open() -> Result<Socket> {
     Socket::open().map_err(Error::system("open a netlink socket"))
 }
 
+fn links(socket: &mut Socket) -> Result<Vec<Link>> {
+    socket.links().map_err(Error::system("list interfaces"))
+}
+
+fn is(link: &Link, mac: Mac) -> bool {
+    !link.loopback && link.mac == Some(mac)
+}
+
 fn find<'a>(links: &'a [Link], interface: &api::Interface) -> Result<&'a Link> {
     let mac = mac(&interface.mac)?;
-    let mut fitting = links
-        .iter()
-        .filter(|link| !link.loopback && link.mac == Some(mac));
+    let mut fitting = links.iter().filter(|link| is(link, mac));
     match (fitting.next(), fitting.next()) {
         (Some(link), None) => Ok(link),
         (None, _) => Err(Error::Missing(format!(
@@ -98,30 +163,61 @@ fn find<'a>(links: &'a [Link], interface: &api::Interface) -> Result<&'a Link> {
     }
 }
 
-/// Gives each interface its name. Two may have to swap theirs.
-fn rename(socket: &mut Socket, links: &[Link], named: &[(&str, u32)]) -> Result<()> {
-    let current = |index| {
-        let link = links.iter().find(|link| link.index == index);
-        link.map_or("", |link| link.name.as_str())
-    };
-    let mut rename = |index: u32, name: &str| {
-        let doing = || format!("name an interface {name:?}");
-        socket.rename(index, name).map_err(Error::system(doing()))
-    };
-    let wrong: Vec<_> = named
-        .iter()
-        .filter(|(name, index)| current(*index) != *name)
-        .collect();
-    for (_, index) in &wrong {
-        rename(*index, &format!("caisson{index}"))?;
+/// Interfaces by the names that the host has for them, with their numbers. They are found
+/// by their hardware address, for the kernel names them in the order in which it finds them.
+struct Named<'a>(Vec<(&'a str, u32)>);
+
+impl<'a> Named<'a> {
+    fn find(links: &[Link], interfaces: &'a [api::Interface]) -> Result<Self> {
+        let named = interfaces.iter().map(|interface| {
+            let link = find(links, interface)?;
+            Ok((interface.name.as_str(), link.index))
+        });
+        named.collect::<Result<_>>().map(Self)
     }
-    for (name, index) in wrong {
-        if name.is_empty() || name.len() > NAME_LIMIT {
-            return Err(Error::Invalid(format!("no interface is named {name:?}")));
+
+    fn index(&self, name: &str) -> Result<u32> {
+        let found = self.0.iter().find(|(known, _)| *known == name);
+        found
+            .map(|(_, index)| *index)
+            .ok_or_else(|| Error::Missing(format!("interface {name:?}")))
+    }
+
+    /// Gives each interface its name. Two may have to swap theirs. One that is up has been
+    /// given its name: if it has another one now, the container wants it so.
+    fn rename(&self, socket: &mut Socket, links: &[Link]) -> Result<()> {
+        let mut rename = |index: u32, name: &str| {
+            let doing = || format!("name an interface {name:?}");
+            socket.rename(index, name).map_err(Error::system(doing()))
+        };
+        let is_wrong = |(name, index): &&(&str, u32)| {
+            let link = links.iter().find(|link| link.index == *index);
+            link.is_some_and(|link| !link.up && link.name != *name)
+        };
+        let wrong: Vec<_> = self.0.iter().filter(is_wrong).collect();
+        for (_, index) in &wrong {
+            rename(*index, &format!("caisson{index}"))?;
         }
-        rename(*index, name)?;
+        for (name, index) in wrong {
+            if name.is_empty() || name.len() > NAME_LIMIT {
+                return Err(Error::Invalid(format!("no interface is named {name:?}")));
+            }
+            rename(*index, name)?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn neighbour(&self, neighbour: &api::Neighbour) -> Result<Neighbour> {
+        Ok(Neighbour {
+            link: self.index(&neighbour.interface)?,
+            address: address(&neighbour.address)?,
+            mac: mac(&neighbour.mac)?,
+        })
+    }
+
+    fn route(&self, wanted: &api::Route) -> Result<Route> {
+        route(wanted, self.index(&wanted.interface)?)
+    }
 }
 
 fn raise(socket: &mut Socket, interface: &api::Interface, index: u32) -> Result<()> {

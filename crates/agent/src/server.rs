@@ -9,7 +9,7 @@ use caisson_protocol::agent::{
     ConfigureRequest, ConfigureResponse, ContainerRequest, CopyRequest, CopyResponse,
     CreateContainerRequest, CreateContainerResponse, Empty, ExecRequest, ExecResponse,
     ListProcessesResponse, ProcessRequest, ResizeRequest, SignalRequest, StatsResponse,
-    UpdateContainerRequest, WaitResponse,
+    UpdateContainerRequest, UpdateNetworkRequest, WaitResponse,
 };
 use caisson_protocol::agent_ttrpc::Agent;
 use tokio::sync::Notify;
@@ -99,6 +99,15 @@ impl Agent for Server {
                 .into_owned(),
             ..Default::default()
         })
+    }
+
+    async fn update_network(
+        &self,
+        _: &TtrpcContext,
+        request: UpdateNetworkRequest,
+    ) -> ttrpc::Result<Empty> {
+        network::update(&request)?;
+        Ok(Empty::new())
     }
 
     async fn create_container(

@@ -12,11 +12,9 @@ use caisson_protocol::{TEMPLATE_PARAMETER, TEMPLATE_READY, WAKE_UP_LIMIT};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
 use crate::error::{Error, Result};
+use crate::network;
 
 const CONSOLE: &str = "/dev/ttyS0";
-
-/// Where a platform device is given to its driver, which then looks at it afresh.
-const BIND: &str = "/sys/bus/platform/drivers/virtio-mmio/bind";
 
 /// Whether this machine is to be frozen.
 pub fn is_wanted() -> Result<bool> {
@@ -31,8 +29,7 @@ pub fn is_wanted() -> Result<bool> {
 pub fn wait() -> Result<()> {
     let line = wake_up().map_err(Error::system("wait on the serial console"))?;
     for device in devices(&line)? {
-        let name = format!("virtio-mmio.{device}");
-        fs::write(BIND, &name).map_err(Error::system(format!("use the device {name}")))?;
+        network::bind(device)?;
     }
     Ok(())
 }
@@ -54,7 +51,7 @@ fn wake_up() -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&line).into_owned())
 }
 
-fn devices(line: &str) -> Result<Vec<u8>> {
+fn devices(line: &str) -> Result<Vec<u32>> {
     line.split_ascii_whitespace()
         .map(str::parse)
         .collect::<std::result::Result<_, _>>()

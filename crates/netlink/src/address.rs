@@ -70,6 +70,20 @@ impl Socket {
         }
         self.request(message)
     }
+
+    /// Takes an address from a device. One that is not there is no error.
+    pub fn remove_address(&mut self, link: u32, cidr: Cidr) -> io::Result<()> {
+        let mut body = [0; BODY];
+        body[0] = family(cidr.address);
+        body[1] = cidr.prefix;
+        body[4..8].copy_from_slice(&link.to_ne_bytes());
+        let octets = cidr.octets();
+        self.remove(
+            Message::new(libc::RTM_DELADDR, libc::NLM_F_ACK, &body)
+                .attribute(libc::IFA_LOCAL, &octets)
+                .attribute(libc::IFA_ADDRESS, &octets),
+        )
+    }
 }
 
 /// Number at the beginning of an attribute; 0 if it is cut.

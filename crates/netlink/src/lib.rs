@@ -5,6 +5,7 @@
 //! The kernel answers at once, so there is nothing to wait for asynchronously.
 
 mod address;
+mod changes;
 mod cidr;
 mod link;
 mod message;
@@ -14,6 +15,7 @@ mod socket;
 mod traffic;
 
 pub use address::Address;
+pub use changes::Changes;
 pub use cidr::Cidr;
 pub use link::{Counters, Link};
 pub use neighbour::Neighbour;

@@ -65,4 +65,14 @@ impl Socket {
                 .attribute(libc::NDA_LLADDR, &neighbour.mac),
         )
     }
+    /// Removes an entry. One that is not there is no error.
+    pub fn remove_neighbour(&mut self, neighbour: &Neighbour) -> io::Result<()> {
+        let mut body = [0; BODY];
+        body[0] = family(neighbour.address);
+        body[4..8].copy_from_slice(&neighbour.link.to_ne_bytes());
+        self.remove(
+            Message::new(libc::RTM_DELNEIGH, libc::NLM_F_ACK, &body)
+                .attribute(libc::NDA_DST, &octets(neighbour.address)),
+        )
+    }
 }

@@ -67,6 +67,33 @@ impl Route {
         // Several next hops (RTA_MULTIPATH) have no device here.
         (route.link != 0).then_some(route)
     }
+
+    fn message(&self, kind: u16, flags: i32) -> Message {
+        let mut body = [0; BODY];
+        body[0] = family(self.destination.address);
+        body[1] = self.destination.prefix;
+        body[4] = libc::RT_TABLE_MAIN;
+        body[5] = self.protocol;
+        body[6] = self.scope;
+        body[7] = libc::RTN_UNICAST;
+        if self.on_link {
+            body[8..12].copy_from_slice(&ON_LINK.to_ne_bytes());
+        }
+        let mut message = Message::new(kind, flags, &body).number(libc::RTA_OIF, self.link);
+        if self.destination.prefix > 0 {
+            message = message.attribute(libc::RTA_DST, &self.destination.octets());
+        }
+        if let Some(gateway) = self.gateway {
+            message = message.attribute(libc::RTA_GATEWAY, &octets(gateway));
+        }
+        if let Some(source) = self.source {
+            message = message.attribute(libc::RTA_PREFSRC, &octets(source));
+        }
+        if self.metric > 0 {
+            message = message.number(libc::RTA_PRIORITY, self.metric);
+        }
+        message
+    }
 }
 
 impl Socket {
@@ -79,31 +106,12 @@ impl Socket {
 
     /// Adds a route. One that is there already is right.
     pub fn add_route(&mut self, route: &Route) -> io::Result<()> {
-        let mut body = [0; BODY];
-        body[0] = family(route.destination.address);
-        body[1] = route.destination.prefix;
-        body[4] = libc::RT_TABLE_MAIN;
-        body[5] = route.protocol;
-        body[6] = route.scope;
-        body[7] = libc::RTN_UNICAST;
-        if route.on_link {
-            body[8..12].copy_from_slice(&ON_LINK.to_ne_bytes());
-        }
         let flags = libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
-        let mut message =
-            Message::new(libc::RTM_NEWROUTE, flags, &body).number(libc::RTA_OIF, route.link);
-        if route.destination.prefix > 0 {
-            message = message.attribute(libc::RTA_DST, &route.destination.octets());
-        }
-        if let Some(gateway) = route.gateway {
-            message = message.attribute(libc::RTA_GATEWAY, &octets(gateway));
-        }
-        if let Some(source) = route.source {
-            message = message.attribute(libc::RTA_PREFSRC, &octets(source));
-        }
-        if route.metric > 0 {
-            message = message.number(libc::RTA_PRIORITY, route.metric);
-        }
-        self.request(message)
+        self.request(route.message(libc::RTM_NEWROUTE, flags))
+    }
+
+    /// Removes a route. One that is not there is no error.
+    pub fn remove_route(&mut self, route: &Route) -> io::Result<()> {
+        self.remove(route.message(libc::RTM_DELROUTE, libc::NLM_F_ACK))
     }
 }

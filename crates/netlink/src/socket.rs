@@ -69,6 +69,22 @@ impl Socket {
         })
     }
 
+    /// Asks that something be removed. That it is not there is no error: with an
+    /// address, the kernel removes what depends on it.
+    pub(crate) fn remove(&mut self, message: Message) -> io::Result<()> {
+        match self.request(message) {
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ESRCH | libc::ENOENT | libc::EADDRNOTAVAIL)
+                ) =>
+            {
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
     /// Asks for everything of a kind.
     pub(crate) fn dump(&mut self, message: Message) -> io::Result<Vec<Reply>> {
         self.send(message)?;

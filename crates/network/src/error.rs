@@ -61,6 +61,21 @@ pub enum Error {
         /// Its kind.
         kind: String,
     },
+    /// Two interfaces that a guest could not tell apart, such as one and a VLAN of it.
+    #[error(
+        "the network interfaces {name} and {other} have the same hardware address; a virtual machine can be joined to one of them only"
+    )]
+    Alike {
+        /// The name of one.
+        name: String,
+        /// The name of the other.
+        other: String,
+    },
+    /// The namespace is a running machine's.
+    #[error(
+        "the network namespace belongs to another virtual machine, whose kernel has its addresses; give the container a network of its own, or put both into one pod"
+    )]
+    Taken,
     /// Any other failure of the host.
     #[error("cannot {doing}: {source}")]
     Host {

@@ -7,10 +7,13 @@
 //! everything that was made for it ends.
 
 mod attachment;
+mod change;
 pub mod cni;
 mod egress;
 mod error;
 mod filter;
+mod found;
+mod guest;
 mod host;
 mod namespace;
 pub mod passt;
@@ -18,9 +21,11 @@ mod port;
 mod relay;
 mod tap;
 
-pub use attachment::{Attachment, Guest, Interface, Link, Neighbour, Route};
+pub use attachment::{Attachment, Link};
 pub use caisson_netlink::{Cidr, Mac};
+pub use change::Change;
 pub use egress::{Egress, Rule};
 pub use error::{Error, Result};
+pub use guest::{Guest, Interface, Neighbour, Route};
 pub use namespace::Namespace;
 pub use port::{PortMapping, Protocol, parse_ports, reserve};

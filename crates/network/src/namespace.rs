@@ -9,27 +9,48 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use caisson_netlink::{Cidr, Link as Device, Socket};
+use caisson_netlink::{Changes, Link as Device, Socket};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use crate::attachment::Holder;
-use crate::{Attachment, Error, Guest, Interface, Link, Neighbour, Result, Route, tap};
+use crate::change::Change;
+use crate::found::Found;
+use crate::{Attachment, Error, Guest, Link, Result, tap};
 
 /// A network namespace. One that was made here ends with its last descriptor, and so
 /// do the interfaces in it: nothing is left when its holder is killed.
 #[derive(Debug)]
 pub struct Namespace {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
 }
 
-/// What must be undone in a namespace that stays.
+/// A namespace whose interfaces are joined to a machine.
 #[derive(Debug)]
 pub(crate) struct Joined {
     namespace: Namespace,
-    /// Numbers of the interfaces.
-    interfaces: Vec<u32>,
+    changes: Changes,
+    state: Mutex<State>,
+}
+
+/// What is joined.
+#[derive(Debug, Default)]
+struct State {
+    guest: Guest,
+    /// One for each of the guest's interfaces, in their order.
+    members: Vec<Member>,
+}
+
+/// An interface and the tap beside it.
+#[derive(Debug, Clone)]
+struct Member {
+    /// Number of the interface.
+    device: u32,
+    /// Number of the tap.
+    tap: u32,
+    /// The tap, which is there as long as somebody has it open.
+    fd: Arc<OwnedFd>,
 }
 
 impl Namespace {
@@ -46,7 +67,7 @@ impl Namespace {
                 socket.set_up(link.index)?;
             }
             Ok(Self {
-                fd: File::open("/proc/thread-self/ns/net")?.into(),
+                fd: Arc::new(File::open("/proc/thread-self/ns/net")?.into()),
             })
         };
         in_thread(make).map_err(Error::host("make a network namespace"))
@@ -56,7 +77,21 @@ impl Namespace {
     pub fn open(path: &Path) -> Result<Self> {
         let opened = File::open(path);
         let file = opened.map_err(Error::host(format!("open {}", path.display())))?;
-        Ok(Self { fd: file.into() })
+        Ok(Self {
+            fd: Arc::new(file.into()),
+        })
+    }
+
+    /// Whether it is the one that the calling thread is in.
+    pub fn is_own(&self) -> Result<bool> {
+        let same = || -> io::Result<bool> {
+            let (ours, theirs) = (
+                rustix::fs::stat("/proc/thread-self/ns/net")?,
+                rustix::fs::fstat(&self.fd)?,
+            );
+            Ok((ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino))
+        };
+        same().map_err(Error::host("compare network namespaces"))
     }
 
     /// A path by which programs that this process starts find it.
@@ -80,37 +115,108 @@ impl Namespace {
 
     /// Joins every interface that is up to a tap of its own.
     pub fn join(self) -> Result<Attachment> {
-        let found = self.enter("read the network namespace", Found::read)?;
-        let mut links = Vec::new();
-        let mut interfaces = Vec::new();
-        for device in &found.devices {
-            if device.mac.is_none() {
-                return Err(Error::Interface {
-                    name: device.name.clone(),
-                    kind: device.kind.clone(),
-                });
-            }
-            let doing = format!("join the interface {} to a tap", device.name);
-            let tap = self.enter(&doing, || join(device))?;
-            links.push(Link::Tap(Arc::new(tap)));
-            interfaces.push(device.index);
-        }
+        let changes = self.enter("watch the network namespace", Changes::open)?;
         let joined = Joined {
             namespace: self,
-            interfaces,
+            changes,
+            state: Mutex::default(),
         };
-        Ok(Attachment::new(
-            found.guest(),
-            links,
-            Holder::Namespace(joined),
-        ))
+        let mut change = joined.update()?;
+        match change.refused.pop() {
+            Some(error) => {
+                joined.end();
+                Err(error)
+            }
+            None => Ok(Attachment::new(Holder::Namespace(joined))),
+        }
+    }
+
+    /// Gives the interfaces back to the host's stack, for a machine that cannot any more.
+    pub fn part(&self) -> Result<()> {
+        self.enter("part interfaces and taps", || {
+            let mut socket = Socket::open()?;
+            let links = socket.links()?;
+            let mut others = links.iter().filter(|link| !link.loopback);
+            others.try_for_each(|link| socket.end_redirect(link.index))
+        })
     }
 }
 
 impl Joined {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn guest(&self) -> Guest {
+        self.state().guest.clone()
+    }
+
+    pub(crate) fn links(&self) -> Vec<Link> {
+        let state = self.state();
+        let links = state.members.iter().map(|member| member.fd.clone());
+        links.map(Link::Tap).collect()
+    }
+
+    pub(crate) fn namespace(&self) -> Arc<OwnedFd> {
+        self.namespace.fd.clone()
+    }
+
+    pub(crate) fn changes(&self) -> &Changes {
+        &self.changes
+    }
+
+    /// Joins what has come, lets go of what has gone.
+    pub(crate) fn update(&self) -> Result<Change> {
+        let mut state = self.state();
+        // First, so that what changes while we look is looked at again.
+        self.changes.forget();
+        let taps: Vec<u32> = state.members.iter().map(|member| member.tap).collect();
+        let mut found = self
+            .namespace
+            .enter("read the network namespace", || Found::read(&taps))?;
+        let mut refused = found.refuse();
+        let mut members = Vec::new();
+        let mut plugged = Vec::new();
+        found.devices.retain(|device| {
+            if let Some(member) = state.member(device) {
+                members.push(member);
+                return true;
+            }
+            let doing = format!("join the interface {} to a tap", device.name);
+            match self.namespace.enter(&doing, || join(device)) {
+                Ok(member) => {
+                    plugged.push((device.index, Link::Tap(member.fd.clone())));
+                    members.push(member);
+                    true
+                }
+                Err(error) => {
+                    refused.push(error);
+                    false
+                }
+            }
+        });
+        let guest = found.guest();
+        let mut change = Change::between(&state.guest, &guest);
+        let named = guest.interfaces.iter().zip(&members);
+        change.plugged = named
+            .filter_map(|(interface, member)| {
+                let (_, link) = plugged
+                    .iter()
+                    .find(|(device, _)| *device == member.device)?;
+                Some((interface.clone(), link.clone()))
+            })
+            .collect();
+        change.refused = refused;
+        *state = State { guest, members };
+        Ok(change)
+    }
+
     /// Gives the interfaces back to the host's stack.
     pub(crate) fn end(&self) {
-        let interfaces = self.interfaces.clone();
+        let interfaces: Vec<_> = {
+            let state = self.state();
+            state.members.iter().map(|member| member.device).collect()
+        };
         let ended = self.namespace.enter("part interfaces and taps", || {
             let mut socket = Socket::open()?;
             interfaces
@@ -123,99 +229,39 @@ impl Joined {
     }
 }
 
-/// What a namespace has.
-struct Found {
-    devices: Vec<Device>,
-    addresses: Vec<caisson_netlink::Address>,
-    routes: Vec<caisson_netlink::Route>,
-    neighbours: Vec<caisson_netlink::Neighbour>,
-}
-
-impl Found {
-    fn read() -> io::Result<Self> {
-        let mut socket = Socket::open()?;
-        let mut devices = socket.links()?;
-        // Tunnels that the kernel makes by itself are down.
-        devices.retain(|device| device.up && !device.loopback);
-        Ok(Self {
-            devices,
-            addresses: socket.addresses()?,
-            routes: socket.routes()?,
-            neighbours: socket.neighbours()?,
+impl State {
+    /// The member that a device is. With another name or hardware address it is another.
+    fn member(&self, device: &Device) -> Option<Member> {
+        let mut all = self.guest.interfaces.iter().zip(&self.members);
+        all.find(|(interface, member)| {
+            member.device == device.index
+                && interface.name == device.name
+                && Some(interface.mac) == device.mac
         })
-    }
-
-    fn guest(&self) -> Guest {
-        let name = |index: u32| {
-            let device = self.devices.iter().find(|device| device.index == index);
-            device.map(|device| device.name.clone())
-        };
-        let addresses = |index: u32| -> Vec<Cidr> {
-            let ours = self
-                .addresses
-                .iter()
-                .filter(|address| address.link == index);
-            ours.map(|address| address.cidr).collect()
-        };
-        // These come with the addresses.
-        let given = |route: &&caisson_netlink::Route| route.protocol != libc::RTPROT_KERNEL;
-        Guest {
-            interfaces: self
-                .devices
-                .iter()
-                .map(|device| Interface {
-                    name: device.name.clone(),
-                    mac: device.mac.unwrap_or_default(),
-                    mtu: device.mtu,
-                    addresses: addresses(device.index),
-                })
-                .collect(),
-            routes: self
-                .routes
-                .iter()
-                .filter(given)
-                .filter_map(|route| {
-                    Some(Route {
-                        interface: name(route.link)?,
-                        destination: route.destination,
-                        gateway: route.gateway,
-                        on_link: route.on_link,
-                        source: route.source,
-                        metric: route.metric,
-                    })
-                })
-                .collect(),
-            neighbours: self
-                .neighbours
-                .iter()
-                .filter_map(|neighbour| {
-                    Some(Neighbour {
-                        interface: name(neighbour.link)?,
-                        address: neighbour.address,
-                        mac: neighbour.mac,
-                    })
-                })
-                .collect(),
-        }
+        .map(|(_, member)| member.clone())
     }
 }
 
 /// Makes a tap beside an interface of this thread's namespace and joins them.
-fn join(device: &Device) -> io::Result<OwnedFd> {
-    let (tap, name) = tap::open("caisson%d")?;
+fn join(device: &Device) -> io::Result<Member> {
+    let (fd, name) = tap::open(&format!("{}%d", tap::PREFIX))?;
     let mut socket = Socket::open()?;
-    let index = socket
+    let tap = socket
         .links()?
         .into_iter()
         .find(|link| link.name == name)
         .map(|link| link.index)
         .ok_or(io::ErrorKind::NotFound)?;
-    socket.set_up_bare(index, device.mtu)?;
+    socket.set_up_bare(tap, device.mtu)?;
     // Of a machine that was killed before it could part them.
     socket.end_redirect(device.index)?;
-    socket.redirect(device.index, index)?;
-    socket.redirect(index, device.index)?;
-    Ok(tap)
+    socket.redirect(device.index, tap)?;
+    socket.redirect(tap, device.index)?;
+    Ok(Member {
+        device: device.index,
+        tap,
+        fd: Arc::new(fd),
+    })
 }
 
 /// A thread whose namespaces are changed is good for nothing else.

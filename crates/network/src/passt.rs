@@ -108,11 +108,11 @@ pub fn start(config: &Config) -> Result<Attachment> {
             .collect(),
     };
     *lock(&user.relay) = Some(Relay::start(machine, stack, filter)?);
-    Ok(Attachment::new(
-        guest(config.mac, ipv6.is_some()),
-        vec![Link::Stream(Arc::new(machine_end.into()))],
-        Holder::UserMode(user),
-    ))
+    Ok(Attachment::new(Holder::UserMode {
+        user,
+        guest: guest(config.mac, ipv6.is_some()),
+        link: Link::Stream(Arc::new(machine_end.into())),
+    }))
 }
 
 fn guest(mac: Mac, ipv6: bool) -> Guest {

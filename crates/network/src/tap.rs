@@ -4,6 +4,18 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use caisson_netlink::Link;
+
+/// How the names of a machine's taps begin.
+pub(crate) const PREFIX: &str = "caisson";
+
+/// Whether a device is the tap of a machine.
+pub(crate) fn is_machine(device: &Link) -> bool {
+    let number = device.name.strip_prefix(PREFIX);
+    device.kind == "tun"
+        && number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 /// Makes a tap in this thread's network namespace. It is gone when its last descriptor
 /// is closed. The kernel replaces `%d` in the name; the name it has is returned.
 pub(crate) fn open(name: &str) -> io::Result<(OwnedFd, String)> {

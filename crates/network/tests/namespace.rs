@@ -4,29 +4,27 @@ use std::process::Command;
 
 use caisson_network::{Error, Link, Namespace};
 
-/// Runs ip(8) in a namespace.
-fn ip(namespace: &Namespace, arguments: &str) -> String {
+/// Runs a command of the host in a namespace.
+fn run(namespace: &Namespace, command: &str) -> String {
     let output = Command::new("nsenter")
         .arg(format!("--net={}", namespace.path().display()))
-        .arg("ip")
-        .args(arguments.split(' '))
+        .args(command.split_ascii_whitespace())
         .output()
         .expect("nsenter of util-linux");
     assert!(
         output.status.success(),
-        "ip {arguments}: {}",
+        "{command}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+fn ip(namespace: &Namespace, arguments: &str) -> String {
+    run(namespace, &format!("ip {arguments}"))
+}
+
 fn tc(namespace: &Namespace, device: &str) -> String {
-    let output = Command::new("nsenter")
-        .arg(format!("--net={}", namespace.path().display()))
-        .args(["tc", "qdisc", "show", "dev", device])
-        .output()
-        .expect("nsenter of util-linux");
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    run(namespace, &format!("tc qdisc show dev {device}"))
 }
 
 /// A namespace with a pair of interfaces, one of which is an engine's.
@@ -62,7 +60,7 @@ fn the_guest_is_told_what_the_namespace_has() {
     let copy = Namespace::open(&namespace.path()).expect("a copy");
     let attachment = namespace.join().expect("joined");
 
-    let guest = &attachment.guest;
+    let guest = attachment.guest();
     let [interface] = guest.interfaces.as_slice() else {
         panic!("{:?}", guest.interfaces);
     };
@@ -117,7 +115,7 @@ fn the_guest_is_told_what_the_namespace_has() {
     assert_eq!(guest.neighbours.len(), 1);
     assert_eq!(guest.neighbours[0].mac, [2, 0, 0, 0, 0, 0x99]);
 
-    assert!(matches!(attachment.links.as_slice(), [Link::Tap(_)]));
+    assert!(matches!(attachment.links().as_slice(), [Link::Tap(_)]));
     assert!(tc(&copy, "eth0").contains("ingress"));
     attachment.end();
     attachment.end();
@@ -133,16 +131,82 @@ fn the_guest_is_told_what_the_namespace_has() {
 fn a_namespace_can_be_joined_again_after_a_crash() {
     let namespace = made();
     let copy = Namespace::open(&namespace.path()).expect("a copy");
-    let first = namespace.join().expect("joined");
-    // Nothing is undone, as when a supervisor is killed.
-    std::mem::forget(first);
-    let second = copy.join().expect("joined again");
+    // What is left of a machine that was killed: the way to a tap that has gone.
+    ip(&namespace, "link add gone type veth peer name peer");
+    run(&namespace, "tc qdisc add dev eth0 ingress");
+    run(
+        &namespace,
+        "tc filter add dev eth0 parent ffff: protocol all u32 match u32 0 0 \
+         action mirred egress redirect dev gone",
+    );
+    ip(&namespace, "link del gone");
+    let attachment = namespace.join().expect("joined");
+    let interfaces = attachment.guest().interfaces;
+    assert!(interfaces.iter().any(|interface| interface.name == "eth0"));
+    let again = copy.join().expect_err("it is taken");
+    assert!(matches!(again, Error::Taken), "{again}");
+}
+
+#[test]
+fn what_is_left_of_a_killed_machine_can_be_parted() {
+    let namespace = made();
+    run(&namespace, "tc qdisc add dev eth0 ingress");
+    namespace.part().expect("parted");
+    assert!(!tc(&namespace, "eth0").contains("ingress"));
+    namespace.part().expect("nothing to part");
+}
+
+#[test]
+fn changes_are_found() {
+    let namespace = made();
+    let copy = Namespace::open(&namespace.path()).expect("a copy");
+    let attachment = namespace.join().expect("joined");
+    assert!(attachment.update().expect("looked").is_empty());
+
+    ip(&copy, "addr add 10.9.0.3/24 dev eth0");
+    ip(&copy, "link set eth0 mtu 1300");
+    let change = attachment.update().expect("looked");
+    assert!(change.plugged.is_empty() && change.unplugged.is_empty());
+    let [interface] = change.added.interfaces.as_slice() else {
+        panic!("{change:?}");
+    };
+    assert_eq!((interface.name.as_str(), interface.mtu), ("eth0", 1300));
+
+    ip(
+        &copy,
+        "link add eth1 address 02:00:00:00:00:08 type veth peer name third",
+    );
     assert!(
-        second
-            .guest
-            .interfaces
-            .iter()
-            .any(|interface| interface.name == "eth0")
+        attachment.update().expect("looked").is_empty(),
+        "it is down"
+    );
+    ip(&copy, "link set eth1 up");
+    let change = attachment.update().expect("looked");
+    let [(interface, Link::Tap(_))] = change.plugged.as_slice() else {
+        panic!("{change:?}");
+    };
+    assert_eq!(interface.name, "eth1");
+    assert!(tc(&copy, "eth1").contains("ingress"));
+    assert_eq!(attachment.links().len(), 2);
+
+    ip(&copy, "link del eth1");
+    let change = attachment.update().expect("looked");
+    assert_eq!(change.unplugged.len(), 1);
+    assert_eq!(attachment.links().len(), 1);
+}
+
+#[test]
+fn interfaces_of_one_hardware_address_are_named() {
+    let namespace = made();
+    ip(
+        &namespace,
+        "link add eth7 address 02:00:00:00:00:07 type veth peer name seventh",
+    );
+    ip(&namespace, "link set eth7 up");
+    let message = namespace.join().expect_err("refused").to_string();
+    assert!(
+        message.contains("eth0") && message.contains("eth7"),
+        "{message}"
     );
 }
 

@@ -12,6 +12,7 @@ use caisson_network::Attachment;
 use caisson_protocol::agent::ConfigureRequest;
 use caisson_protocol::agent_ttrpc::AgentClient;
 use caisson_protocol::{AGENT_PORT, LOG_PORT, SHARE_TAG, STREAM_PORT};
+use protobuf::MessageField;
 use rustix::process::{Pid, PidfdFlags};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
@@ -69,7 +70,9 @@ pub struct Sandbox {
 pub(crate) struct Inner {
     pub(crate) vm: Box<dyn RunningVm>,
     pub(crate) agent: AgentClient,
-    network: Option<Attachment>,
+    pub(crate) network: Option<Attachment>,
+    /// One change of the network at a time is brought into the guest.
+    pub(crate) following: tokio::sync::Mutex<()>,
     origin: Origin,
     /// Why we ended the machine ourselves: a part of it beside its VMM was lost.
     lost: OnceLock<ExitReason>,
@@ -85,7 +88,10 @@ impl Sandbox {
         timing: &Timing,
     ) -> Result<Self> {
         config.vm.host_ports = vec![LOG_PORT];
-        config.vm.interfaces = network::interfaces(config.network.as_ref());
+        if let Some(attachment) = &config.network {
+            config.vm.interfaces = network::interfaces(attachment);
+            config.vm.network_namespace = attachment.namespace();
+        }
         let (vm, log, origin) = start::machine(hypervisor, &config, timing).await?;
         tokio::spawn(keep_log(log, config.guest_log));
 
@@ -106,6 +112,7 @@ impl Sandbox {
                 vm,
                 agent: agent::connect(stream)?,
                 network: config.network,
+                following: tokio::sync::Mutex::default(),
                 origin,
                 lost: OnceLock::new(),
                 console: config.vm.console.clone(),
@@ -119,6 +126,7 @@ impl Sandbox {
         if let Some(attachment) = &sandbox.inner.network {
             network::ready(attachment).await?;
         }
+        sandbox.follow_network()?;
         drop(stage);
         Ok(sandbox)
     }
@@ -177,7 +185,7 @@ impl Sandbox {
             ..Default::default()
         };
         if let Some(attachment) = &self.inner.network {
-            network::describe(attachment, &mut request);
+            request.network = MessageField::some(network::describe(&attachment.guest()));
         }
         let begin = Instant::now();
         let answer = self

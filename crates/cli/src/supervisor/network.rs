@@ -52,9 +52,9 @@ pub fn attach(container: &Container, settings: &Settings, timing: &Timing) -> Re
         }
     };
     drop(stage);
-    let guest = attachment.as_ref().map(|attachment| &attachment.guest);
+    let guest = attachment.as_ref().map(Attachment::guest);
     Ok(Network {
-        state: state(&wanted.mode, guest, ports),
+        state: state(&wanted.mode, guest.as_ref(), ports),
         resolv_conf: network::resolv_conf(&host, &wanted.dns, stand_in),
         attachment,
         hosts,
