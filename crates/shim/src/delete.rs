@@ -1,7 +1,7 @@
 //! `delete`: what containerd runs when a shim does not answer any more.
 //!
-//! A shim's mounts and processes end with it, so that there is little to do: end one that
-//! lives but is deaf, and remove its socket. The bundle is containerd's to remove.
+//! A shim's mounts, taps and processes end with it, so that there is little to do: end one
+//! that lives but is deaf, give back the network namespace, and remove its socket. The bundle is containerd's to remove.
 
 use std::fs::File;
 use std::io::Write;
@@ -18,6 +18,7 @@ use crate::arguments::Arguments;
 use crate::cgroup;
 use crate::daemon::LOCK_FILE;
 use crate::error::{Error, Result};
+use crate::network;
 
 /// Exit code of a container whose end nobody saw.
 const KILLED: u32 = 137;
@@ -41,6 +42,7 @@ pub fn delete(arguments: &Arguments) -> Result<()> {
     let pid = if lock.exists() { end(&lock)? } else { 0 };
     if lock.exists() {
         cgroup::remove_recorded(&folder);
+        network::part_recorded(&folder);
         remove_socket(&folder)?;
     }
     let response = DeleteResponse {

@@ -23,6 +23,9 @@ pub enum Error {
     /// The sandbox failed or refused.
     #[error(transparent)]
     Sandbox(#[from] caisson_sandbox::Error),
+    /// The network failed or was refused.
+    #[error(transparent)]
+    Network(#[from] caisson_network::Error),
     /// The specification asks for something that a virtual machine cannot honour.
     #[error("{field} cannot be honoured in a virtual machine: {reason}")]
     Specification {

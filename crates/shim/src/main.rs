@@ -21,6 +21,7 @@ mod info;
 mod log;
 mod metrics;
 mod namespace;
+mod network;
 mod pod;
 mod process;
 mod rootfs;

@@ -1,9 +1,9 @@
 //! What a container uses, as containerd's clients read it: the message of cgroup v2, with
 //! the figures of the guest's kernel.
 
-use caisson_protocol::agent::StatsResponse;
+use caisson_protocol::agent::{InterfaceStats, StatsResponse};
 use containerd_shim_protos::cgroups_v2::metrics::{
-    CPUStat, IOEntry, IOStat, MemoryEvents, MemoryStat, Metrics, PidsStat,
+    CPUStat, IOEntry, IOStat, MemoryEvents, MemoryStat, Metrics, NetworkStat, PidsStat,
 };
 use protobuf::MessageField;
 
@@ -62,6 +62,46 @@ pub fn from_guest(stats: &StatsResponse) -> Metrics {
             }],
             ..Default::default()
         }),
+        network: stats.interfaces.iter().map(interface).collect(),
         ..Default::default()
+    }
+}
+
+fn interface(stats: &InterfaceStats) -> NetworkStat {
+    NetworkStat {
+        name: stats.name.clone(),
+        rx_bytes: stats.received_bytes,
+        rx_packets: stats.received_packets,
+        rx_errors: stats.received_errors,
+        rx_dropped: stats.received_dropped,
+        tx_bytes: stats.sent_bytes,
+        tx_packets: stats.sent_packets,
+        tx_errors: stats.sent_errors,
+        tx_dropped: stats.sent_dropped,
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_interface_has_its_figures() {
+        let stats = StatsResponse {
+            interfaces: vec![InterfaceStats {
+                name: "eth0".to_owned(),
+                received_bytes: 1,
+                sent_packets: 2,
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let metrics = from_guest(&stats);
+        let [network] = metrics.network.as_slice() else {
+            panic!("{metrics}");
+        };
+        assert_eq!(network.name, "eth0");
+        assert_eq!((network.rx_bytes, network.tx_packets), (1, 2));
     }
 }

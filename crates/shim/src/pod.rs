@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use caisson_config::Settings;
@@ -18,6 +18,7 @@ use crate::cgroup::Placement;
 use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::events::Events;
+use crate::network;
 use crate::tree::Tree;
 
 /// vsock address of every guest: each device process knows one guest only.
@@ -53,6 +54,7 @@ pub struct Pod {
     /// Where events go.
     pub events: Events,
     machine: tokio::sync::Mutex<Option<Machine>>,
+    network_namespace: OnceLock<PathBuf>,
     placement: Mutex<Option<Placement>>,
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
     done: Notify,
@@ -82,6 +84,7 @@ impl Pod {
             tree,
             events,
             machine: tokio::sync::Mutex::default(),
+            network_namespace: OnceLock::new(),
             placement: Mutex::default(),
             containers: Mutex::default(),
             done: Notify::new(),
@@ -121,6 +124,13 @@ impl Pod {
     /// Whether there is no container left.
     pub fn is_empty(&self) -> bool {
         self.containers().is_empty()
+    }
+
+    /// Names the network namespace of a machine that has not been started.
+    pub fn set_network_namespace(&self, path: PathBuf) -> Result<()> {
+        self.network_namespace
+            .set(path)
+            .map_err(|_| Error::State("the sandbox has been created".to_owned()))
     }
 
     /// The machine, if it runs.
@@ -173,6 +183,12 @@ impl Pod {
             || Size::default_of(settings),
             |bundle| Size::of(bundle, settings),
         );
+        let network = network::attach(
+            bundle,
+            self.network_namespace.get().map(PathBuf::as_path),
+            &self.place.folder,
+            self.tree.host(),
+        )?;
         let config = SandboxConfig {
             vm: VmConfig {
                 name: self.place.id.clone(),
@@ -194,7 +210,7 @@ impl Pod {
                 console: self.place.folder.join("console.log"),
                 run_directory: self.place.folder.clone(),
             },
-            network: None,
+            network: Some(network),
             templates: (settings.template == "auto").then(|| settings.templates()),
             identity: bundle.map_or_else(Identity::default, identity),
             boot_deadline: Duration::from_secs(settings.boot_deadline),

@@ -136,9 +136,7 @@ impl Container {
     }
 
     async fn start_first(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
-        if let Guest::Container(guest) = &self.guest
-            && let Err(error) = guest.start().await
-        {
+        if let Err(error) = self.start_in_guest(pod).await {
             // It will never run: the engine may delete it.
             self.init.stopped(Exit::now(match &error {
                 caisson_sandbox::Error::ProgramNotFound(_) => 127,
@@ -163,6 +161,18 @@ impl Container {
         // After the event, so that the end comes after the start.
         tokio::spawn(watch(pod.clone(), self.clone(), self.init.clone()));
         Ok(())
+    }
+
+    async fn start_in_guest(&self, pod: &Pod) -> caisson_sandbox::Result<()> {
+        // What the engine has put into the network namespace since the creation is there
+        // from the first instruction on.
+        if let Some(machine) = pod.running().await {
+            machine.sandbox.update_network().await?;
+        }
+        match &self.guest {
+            Guest::Container(guest) => guest.start().await,
+            Guest::Marker => Ok(()),
+        }
     }
 
     /// Sends a signal.

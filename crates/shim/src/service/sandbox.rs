@@ -92,6 +92,9 @@ impl Sandbox for SandboxService {
         request: CreateSandboxRequest,
     ) -> ttrpc::Result<CreateSandboxResponse> {
         self.known(&request.sandbox_id)?;
+        if !request.netns_path.is_empty() {
+            self.pod.set_network_namespace(request.netns_path.into())?;
+        }
         Ok(CreateSandboxResponse::new())
     }
 

@@ -1,0 +1,412 @@
+//! Engine networks: the guest takes the place that an engine has made for its container.
+
+use caisson_end_to_end::docker::Docker;
+use caisson_end_to_end::engine::{Containerd, IMAGE, RUNTIME, Release};
+use caisson_end_to_end::netns::{Cni, Netns};
+use caisson_end_to_end::{eventually, kill, output, text};
+
+/// Port of the host that leads to a container's port 80.
+const PORT: u16 = 8055;
+
+/// A web server in the guest that says who it is.
+fn serve(word: &str) -> String {
+    format!("echo {word} >/tmp/index.html; exec httpd -f -p 80 -h /tmp")
+}
+
+/// Starts a container in a network namespace.
+fn start(engine: &Containerd, netns: &Netns, name: &str, script: &str) {
+    let flags = ["-d", "--with-ns", &netns.flag()];
+    let started = engine.container(&flags, name, &["sh", "-c", script], b"");
+    assert!(started.status.success(), "{started:?}");
+}
+
+/// Runs a command in a container.
+fn exec(engine: &Containerd, name: &str, script: &str) -> String {
+    static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let id = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let id = format!("exec-{id}");
+    engine.ok(&["task", "exec", "--exec-id", &id, name, "sh", "-c", script])
+}
+
+fn remove(engine: &Containerd, name: &str) {
+    engine.run(&["task", "rm", "-f", name], b"");
+    engine.ok(&["container", "rm", name]);
+}
+
+/// Taps and redirections in a container's namespace.
+fn joined(netns: &Netns) -> Vec<String> {
+    let taps = netns.interfaces().into_iter();
+    let redirections = netns.run("tc", "qdisc show");
+    let redirections = redirections.lines().filter(|line| line.contains("ingress"));
+    taps.filter(|name| name.starts_with("caisson"))
+        .chain(redirections.map(str::to_owned))
+        .collect()
+}
+
+fn a_server_behind_a_bridge(release: Release) {
+    let (host, pod) = (Netns::new("host"), Netns::new("pod"));
+    let cni = Cni::new(&host);
+    let [ipv4, ipv6] = cni.add(&pod, PORT);
+    let engine = Containerd::start(release);
+    start(&engine, &pod, "web", &serve("here"));
+
+    let address = |cidr: &str| cidr.split('/').next().expect("an address").to_owned();
+    let over_ipv4 = format!("{}:80", address(&ipv4));
+    eventually("the guest serves", || host.fetch(&over_ipv4).is_some());
+    for place in [
+        over_ipv4,
+        format!("[{}]:80", address(&ipv6)),
+        format!("{}:{PORT}", Cni::GATEWAYS[0]),
+        format!("[{}]:{PORT}", Cni::GATEWAYS[1]),
+    ] {
+        assert_eq!(host.fetch(&place).as_deref(), Some("here"), "{place}");
+    }
+
+    let shown = exec(&engine, "web", "ip addr show eth0");
+    for line in [
+        format!("link/ether {}", pod.mac("eth0")),
+        format!("inet {ipv4} "),
+        format!("inet6 {ipv6} "),
+        "mtu 1500".to_owned(),
+    ] {
+        assert!(shown.contains(&line), "{line}: {shown}");
+    }
+    let routes = exec(&engine, "web", "ip route; ip -6 route");
+    for gateway in Cni::GATEWAYS {
+        assert!(
+            routes.contains(&format!("default via {gateway} dev eth0")),
+            "{routes}"
+        );
+    }
+
+    remove(&engine, "web");
+    assert!(joined(&pod).is_empty(), "{:?}", joined(&pod));
+    cni.remove(&pod, PORT);
+}
+
+#[test]
+fn a_server_behind_a_bridge_of_containerd_1_6() {
+    a_server_behind_a_bridge(Release::Installed);
+}
+
+#[test]
+fn a_server_behind_a_bridge_of_containerd_1_7() {
+    a_server_behind_a_bridge(Release::Previous);
+}
+
+#[test]
+fn a_server_behind_a_bridge_of_containerd_2() {
+    a_server_behind_a_bridge(Release::Newest);
+}
+
+#[test]
+fn what_changes_in_the_namespace_changes_in_the_guest() {
+    let (host, pod) = (Netns::new("host"), Netns::new("pod"));
+    let cni = Cni::new(&host);
+    cni.add(&pod, PORT);
+    let engine = Containerd::start(Release::Installed);
+    start(&engine, &pod, "web", &serve("here"));
+    let guest = |script: &str| exec(&engine, "web", script);
+
+    pod.ip("addr add 10.55.0.77/24 dev eth0");
+    pod.ip("addr add fd00:55::77/64 dev eth0 nodad");
+    pod.ip("route add 192.0.2.0/24 via 10.55.0.9 metric 7");
+    pod.ip("link set eth0 mtu 1400");
+    eventually("addresses, a route and the size come", || {
+        let shown = guest("ip addr show eth0; ip route");
+        ["10.55.0.77/24", "fd00:55::77/64", "mtu 1400"]
+            .iter()
+            .all(|part| shown.contains(part))
+            && shown.contains("192.0.2.0/24 via 10.55.0.9 dev eth0  metric 7")
+    });
+    eventually("the guest answers there", || {
+        host.fetch("10.55.0.77:80").is_some() && host.fetch("[fd00:55::77]:80").is_some()
+    });
+    pod.ip("addr del 10.55.0.77/24 dev eth0");
+    pod.ip("addr del fd00:55::77/64 dev eth0");
+    pod.ip("route del 192.0.2.0/24");
+    eventually("they go", || {
+        let shown = guest("ip addr show eth0; ip route");
+        !shown.contains("::77") && !shown.contains(".77/") && !shown.contains("192.0.2.0")
+    });
+    assert!(guest("ip route").contains("default via 10.55.0.1"));
+
+    // Another interface comes, goes, and comes again: into the same slot.
+    for round in 0..3 {
+        host.ip(&format!(
+            "link add outer{round} type veth peer name eth1 netns {}",
+            pod.path().file_name().unwrap_or_default().to_string_lossy()
+        ));
+        host.ip(&format!("addr add 10.66.{round}.1/24 dev outer{round}"));
+        host.ip(&format!("link set outer{round} up"));
+        pod.ip(&format!("addr add 10.66.{round}.2/24 dev eth1"));
+        pod.ip("link set eth1 up");
+        eventually("the guest answers on the new interface", || {
+            host.fetch(&format!("10.66.{round}.2:80")).as_deref() == Some("here")
+        });
+        let shown = guest("ip link show eth1");
+        assert!(shown.contains(&pod.mac("eth1")), "{shown}");
+        host.ip(&format!("link del outer{round}"));
+        eventually("it goes", || !guest("ip -o link").contains("eth1"));
+        eventually("its tap goes", || pod.interfaces().len() == 2);
+    }
+    assert!(host.fetch("10.55.0.1:8055").is_some(), "eth0 is as it was");
+    remove(&engine, "web");
+    cni.remove(&pod, PORT);
+}
+
+#[test]
+fn interfaces_of_any_kind_and_number() {
+    let (host, pod) = (Netns::new("host"), Netns::new("pod"));
+    let name = pod.path();
+    let name = name.file_name().unwrap_or_default().to_string_lossy();
+    for number in 0..2 {
+        host.ip(&format!(
+            "link add outer{number} type veth peer name eth{number} netns {name}"
+        ));
+        host.ip(&format!("addr add 10.70.{number}.1/24 dev outer{number}"));
+        host.ip(&format!("link set outer{number} up"));
+        pod.ip(&format!("addr add 10.70.{number}.2/24 dev eth{number}"));
+        pod.ip(&format!("link set eth{number} up"));
+    }
+    // Two interfaces of one cable, of which the container is given the second.
+    host.ip("link add cable type veth peer name parent");
+    host.ip("link set cable up");
+    host.ip("link set parent up");
+    host.ip("addr add 10.71.0.1/24 dev cable");
+    host.ip("link add link parent name mac0 type macvlan mode bridge");
+    host.ip(&format!("link set mac0 netns {name}"));
+    pod.ip("addr add 10.71.0.2/24 dev mac0");
+    pod.ip("link set mac0 up");
+    pod.ip("tuntap add tap0 mode tap");
+    pod.ip("addr add 10.72.0.2/24 dev tap0");
+    pod.ip("link set tap0 up");
+
+    // A kernel without ipvlan says so; one that has it must be able to join it.
+    let mut ipvlan = host.command("ip");
+    ipvlan.args([
+        "link", "add", "link", "parent", "name", "ip0", "type", "ipvlan",
+    ]);
+    let ipvlan = output(ipvlan, b"");
+    let has_ipvlan = ipvlan.status.success();
+    if has_ipvlan {
+        host.ip(&format!("link set ip0 netns {name}"));
+        pod.ip("link set ip0 up");
+    } else {
+        let reason = text(&ipvlan.stderr);
+        assert!(reason.contains("Unknown device type"), "{reason}");
+        eprintln!("this kernel has no ipvlan, which is not tested here: {reason}");
+    }
+
+    let engine = Containerd::start(Release::Installed);
+    start(&engine, &pod, "web", &serve("here"));
+    for address in ["10.70.0.2:80", "10.70.1.2:80", "10.71.0.2:80"] {
+        eventually(&format!("the guest serves on {address}"), || {
+            host.fetch(address).as_deref() == Some("here")
+        });
+    }
+    let mut names = vec!["eth0", "eth1", "mac0", "tap0"];
+    names.extend(has_ipvlan.then_some("ip0"));
+    let shown = exec(&engine, "web", "ip addr");
+    for name in names {
+        assert!(shown.contains(&pod.mac(name)), "{name}: {shown}");
+        assert!(shown.contains(&format!(": {name}: ")), "{name}: {shown}");
+    }
+    remove(&engine, "web");
+
+    pod.ip("tuntap add tun7 mode tun");
+    pod.ip("link set tun7 up");
+    let flag = pod.flag();
+    let refused = engine.container(&["--with-ns", &flag], "refused", &["true"], b"");
+    let reason = text(&refused.stderr);
+    assert!(
+        !refused.status.success() && reason.contains("tun7 (a tun)"),
+        "{reason}"
+    );
+    engine.ok(&["container", "rm", "refused"]);
+    assert!(joined(&pod).is_empty(), "{:?}", joined(&pod));
+}
+
+#[test]
+fn what_cannot_be_the_guests_is_refused() {
+    let pod = Netns::new("pod");
+    let engine = Containerd::start(Release::Installed);
+    let refused = engine.container(&["--net-host"], "host", &["true"], b"");
+    let reason = text(&refused.stderr);
+    assert!(reason.contains("linux.namespaces (network)"), "{reason}");
+    assert!(reason.contains("publish"), "what to do instead: {reason}");
+    let flags = ["--with-ns", "network:/proc/self/ns/net"];
+    let refused = engine.container(&flags, "disguised", &["true"], b"");
+    assert_eq!(
+        text(&refused.stderr).replace("disguised", "host"),
+        reason,
+        "the host's by another name"
+    );
+
+    start(&engine, &pod, "first", "sleep 1000");
+    let flag = pod.flag();
+    let second = engine.container(&["--with-ns", &flag], "second", &["true"], b"");
+    // A namespace without interfaces is nobody's.
+    assert!(second.status.success(), "{second:?}");
+    pod.ip("link add eth0 type veth peer name other");
+    pod.ip("link set eth0 up");
+    eventually("the first has it", || !joined(&pod).is_empty());
+    let third = engine.container(&["--with-ns", &flag], "third", &["true"], b"");
+    let reason = text(&third.stderr);
+    assert!(reason.contains("another virtual machine"), "{reason}");
+    remove(&engine, "first");
+    for name in ["host", "disguised", "second", "third"] {
+        engine.ok(&["container", "rm", name]);
+    }
+}
+
+#[test]
+fn a_namespace_outlives_its_machines() {
+    let (host, pod) = (Netns::new("host"), Netns::new("pod"));
+    let cni = Cni::new(&host);
+    let [address, _] = cni.add(&pod, PORT);
+    let address = address.replace("/24", ":80");
+    let engine = Containerd::start(Release::Installed);
+    let flag = pod.flag();
+    let before = pod.ip("-o addr show");
+    for number in 0..20 {
+        let name = format!("cycle-{number}");
+        let ran = engine.container(
+            &["--rm", "--with-ns", &flag],
+            &name,
+            &["ping", "-c", "1", "10.55.0.1"],
+            b"",
+        );
+        assert!(ran.status.success(), "{ran:?}");
+        assert!(joined(&pod).is_empty(), "{:?}", joined(&pod));
+    }
+    for victim in ["qemu-system", "containerd-shim"] {
+        start(&engine, &pod, "victim", &serve("here"));
+        eventually("it serves", || host.fetch(&address).is_some());
+        let found = engine.processes(&[victim]);
+        assert_eq!(found.len(), 1, "{victim}: {found:?}");
+        kill(found[0], "KILL");
+        eventually("the engine notices", || {
+            engine
+                .status("victim")
+                .is_none_or(|status| status != "RUNNING")
+        });
+        remove(&engine, "victim");
+        eventually("neither tap nor redirection is left", || {
+            joined(&pod).is_empty()
+        });
+    }
+    start(&engine, &pod, "again", &serve("again"));
+    eventually("another serves in its place", || {
+        host.fetch(&address).as_deref() == Some("again")
+    });
+    remove(&engine, "again");
+    // The namespace is as the engine made it.
+    assert_eq!(pod.ip("-o addr show"), before);
+    cni.remove(&pod, PORT);
+}
+
+#[test]
+fn ctr_makes_a_network_with_plugins_after_the_creation() {
+    let host = Netns::new("host");
+    let cni = Cni::new(&host);
+    let engine = Containerd::start(Release::Installed);
+    // ctr looks for plugins and networks in fixed places: in mounts of its own.
+    let folder = engine.folder("cni");
+    std::fs::write(folder.join("test.conflist"), cni.list().to_string()).expect("written");
+    let script = format!(
+        "mount -t tmpfs none /opt && mkdir /opt/cni && ln -s /usr/lib/cni /opt/cni/bin && \
+         mount -t tmpfs none /etc && mkdir -p /etc/cni && ln -s {} /etc/cni/net.d && exec \"$@\"",
+        folder.display()
+    );
+    let ctr = engine.command(&[
+        "run",
+        "--rm",
+        "--cni",
+        "--runtime",
+        RUNTIME,
+        IMAGE,
+        "web",
+        "ip",
+        "addr",
+        "show",
+        "eth0",
+    ]);
+    let mut command = host.command("unshare");
+    command.args(["--mount", "sh", "-c", &script, "sh"]);
+    command.arg(ctr.get_program()).args(ctr.get_args());
+    let ran = output(command, b"");
+    let shown = text(&ran.stdout);
+    assert!(ran.status.success(), "{ran:?}");
+    assert!(
+        shown.contains("inet 10.55.0.2/24 ") && shown.contains("inet6 fd00:55::2/64 "),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn a_server_behind_the_bridge_of_docker() {
+    let host = Netns::new("host");
+    let docker = Docker::start_in(&host);
+    let run = |flags: &[&str]| {
+        let mut arguments = vec!["run", "-d", "--runtime", RUNTIME];
+        arguments.extend(flags);
+        let script = "echo here >/index.html; exec httpd -f -p 80 -h /";
+        arguments.extend(["busybox:test", "sh", "-c", script]);
+        docker.run(&arguments, b"")
+    };
+    let started = run(&["--name", "web", "-p", "8056:80"]);
+    assert!(started.status.success(), "{started:?}");
+    let inspect = |format: &str| docker.ok(&["inspect", "--format", format, "web"]);
+    let address = inspect("{{.NetworkSettings.Networks.bridge.IPAddress}}");
+    let address = format!("{}:80", address.trim());
+    // The bridge may just be looking whether its IPv6 address is unique.
+    for place in [
+        &address,
+        "10.56.0.1:8056",
+        "[fd00:56::1]:8056",
+        "127.0.0.1:8056",
+    ] {
+        eventually(&format!("the guest serves on {place}"), || {
+            host.fetch(place).as_deref() == Some("here")
+        });
+    }
+    let guest = |command: &str| docker.ok(&["exec", "web", "sh", "-c", command]);
+    let shown = guest("ip addr show eth0");
+    let mac = inspect("{{.NetworkSettings.Networks.bridge.MacAddress}}");
+    assert!(shown.contains(mac.trim()), "{mac}: {shown}");
+    // Files that the engine binds into containers.
+    let hosts = guest("cat /etc/hosts");
+    assert!(hosts.contains(address.trim_end_matches(":80")), "{hosts}");
+    assert_eq!(guest("cat /etc/hostname"), inspect("{{.Config.Hostname}}"),);
+    assert!(guest("cat /etc/resolv.conf").contains("nameserver"));
+
+    docker.ok(&["network", "create", "--subnet", "10.57.0.0/24", "more"]);
+    docker.ok(&["network", "connect", "more", "web"]);
+    eventually("the guest serves there, too", || {
+        host.fetch("10.57.0.2:80").as_deref() == Some("here")
+    });
+    docker.ok(&["network", "disconnect", "more", "web"]);
+    eventually("the interface goes", || {
+        !guest("ip addr").contains("10.57.")
+    });
+    assert!(
+        host.fetch("10.56.0.1:8056").is_some(),
+        "the first is as it was"
+    );
+
+    for (network, reason) in [
+        ("host", "publish"),
+        ("container:web", "another virtual machine"),
+    ] {
+        let refused = run(&["--name", "refused", "--network", network]);
+        let said = text(&refused.stderr);
+        assert!(!refused.status.success() && said.contains(reason), "{said}");
+        docker.ok(&["rm", "refused"]);
+    }
+    docker.ok(&["rm", "-f", "web"]);
+    docker.ok(&["network", "rm", "more"]);
+    eventually("its interfaces are gone", || {
+        host.interfaces() == ["docker0"]
+    });
+}
