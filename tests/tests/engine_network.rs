@@ -345,6 +345,37 @@ fn ctr_makes_a_network_with_plugins_after_the_creation() {
 }
 
 #[test]
+fn containers_of_a_pod_share_its_network() {
+    let pod = Netns::new("pod");
+    pod.ip("link add eth0 type veth peer name other");
+    pod.ip("addr add 10.73.0.2/24 dev eth0");
+    pod.ip("link set eth0 up");
+    let engine = Containerd::start(Release::Newest);
+    let run = |netns: &str, kind: &str, name: &str, program: &[&str]| {
+        let kind = format!("io.kubernetes.cri.container-type={kind}");
+        let flags = ["-d", "--with-ns", netns, "--annotation", &kind];
+        let pod = ["--annotation", "io.kubernetes.cri.sandbox-id=pod"];
+        let ran = engine.container(&[&flags[..], &pod].concat(), name, program, b"");
+        assert!(ran.status.success(), "{ran:?}");
+    };
+    run(&pod.flag(), "sandbox", "pod", &["never run"]);
+    // Kubernetes' way of naming it: by the process that stands for the pod.
+    let list = engine.ok(&["task", "ls"]);
+    let pid = list
+        .lines()
+        .last()
+        .and_then(|line| line.split_whitespace().nth(1));
+    let netns = format!("network:/proc/{}/ns/net", pid.expect("a process"));
+    run(&netns, "container", "member", &["sleep", "1000"]);
+    let shown = exec(&engine, "member", "ip addr show eth0");
+    assert!(shown.contains("10.73.0.2/24"), "{shown}");
+    assert!(shown.contains(&pod.mac("eth0")), "{shown}");
+    for name in ["member", "pod"] {
+        remove(&engine, name);
+    }
+}
+
+#[test]
 fn a_server_behind_the_bridge_of_docker() {
     let host = Netns::new("host");
     let docker = Docker::start_in(&host);
