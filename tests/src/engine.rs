@@ -1,12 +1,14 @@
 //! A containerd of its own for each test: its own root, state and socket, and the proof at
 //! the end that nothing is left.
 
+mod cri;
+
 use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use crate::{eventually, output, programs, text};
+use crate::{eventually, kill, output, programs, text};
 
 /// Name of the image that every engine here has.
 pub const IMAGE: &str = "docker.io/library/busybox:latest";
@@ -44,10 +46,20 @@ impl Release {
     }
 }
 
+/// What containerd is started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// ctr and Docker.
+    Tasks,
+    /// Kubernetes' interface.
+    Cri,
+}
+
 /// A running containerd.
 pub struct Containerd {
     scratch: tempfile::TempDir,
     release: Release,
+    purpose: Purpose,
     daemon: Child,
 }
 
@@ -57,6 +69,22 @@ impl Containerd {
     /// # Panics
     /// If what `make setup` and `make build` make is missing.
     pub fn start(release: Release) -> Self {
+        let rest = "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n";
+        Self::with(release, Purpose::Tasks, |_| rest.to_owned())
+    }
+
+    /// Starts one with the CRI plugin, whose runtime is ours, in a network namespace of its
+    /// own: what CNI plugins make is in there and ends with it.
+    ///
+    /// # Panics
+    /// If what `make setup` and `make build` make is missing.
+    pub fn with_cri(release: Release) -> Self {
+        Self::with(release, Purpose::Cri, |folder| {
+            cri::configuration(folder, "")
+        })
+    }
+
+    fn with(release: Release, purpose: Purpose, rest: impl Fn(&Path) -> String) -> Self {
         let scratch = tempfile::tempdir().expect("a scratch folder");
         let folder = scratch.path();
         let programs = folder.join("bin");
@@ -68,18 +96,19 @@ impl Containerd {
         )
         .expect("a link");
         let config = format!(
-            "version = 2\nroot = {:?}\nstate = {:?}\n\
-             disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+            "version = 2\nroot = {:?}\nstate = {:?}\n{}\
              [grpc]\naddress = {:?}\n[debug]\nlevel = \"debug\"\n",
             folder.join("root"),
             folder.join("state"),
+            rest(folder),
             folder.join("c.sock"),
         );
         std::fs::write(folder.join("config.toml"), config).expect("written");
-        let daemon = Self::daemon(release, folder);
+        let daemon = Self::daemon(release, purpose, folder);
         let containerd = Self {
             scratch,
             release,
+            purpose,
             daemon,
         };
         containerd.ready();
@@ -88,7 +117,7 @@ impl Containerd {
         containerd
     }
 
-    fn daemon(release: Release, folder: &Path) -> Child {
+    fn daemon(release: Release, purpose: Purpose, folder: &Path) -> Child {
         let log = File::options()
             .create(true)
             .append(true)
@@ -99,7 +128,12 @@ impl Containerd {
             folder.join("bin").display(),
             release.folder().display()
         );
-        Command::new(release.folder().join("containerd"))
+        let program = release.folder().join("containerd");
+        let mut daemon = match purpose {
+            Purpose::Tasks => Command::new(program),
+            Purpose::Cri => cri::in_namespace(&program),
+        };
+        daemon
             .arg("--config")
             .arg(folder.join("config.toml"))
             .env("PATH", path)
@@ -128,7 +162,7 @@ impl Containerd {
     pub fn restart(&mut self) {
         self.daemon.kill().expect("killed");
         self.daemon.wait().expect("ended");
-        self.daemon = Self::daemon(self.release, self.scratch.path());
+        self.daemon = Self::daemon(self.release, self.purpose, self.scratch.path());
         self.ready();
     }
 
@@ -144,10 +178,27 @@ impl Containerd {
         folder
     }
 
+    /// The namespace of containerd's that it is used in.
+    fn namespace(&self) -> &'static str {
+        match self.purpose {
+            Purpose::Tasks => "default",
+            Purpose::Cri => "k8s.io",
+        }
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.daemon.id()
+    }
+
     /// `ctr` of this engine, not started yet.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.release.folder().join("ctr"));
-        command.arg("--address").arg(self.socket()).args(arguments);
+        command
+            .arg("--address")
+            .arg(self.socket())
+            .args(["--namespace", self.namespace()])
+            .args(arguments);
         command
     }
 
@@ -222,23 +273,32 @@ impl Containerd {
             .scratch
             .path()
             .join("state/io.containerd.runtime.v2.task");
-        let bundles = std::fs::read_dir(tasks.join("default"))
+        let bundles = std::fs::read_dir(tasks.join(self.namespace()))
             .into_iter()
             .flatten()
             .flatten();
         left.extend(bundles.map(|bundle| format!("bundle {:?}", bundle.path())));
         let ours = self.processes(&[]);
         left.extend(ours.into_iter().map(|pid| format!("process {pid}")));
-        let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
-        let own = self.scratch.path().to_string_lossy().into_owned();
         left.extend(
-            mounts
-                .lines()
-                .filter(|line| line.contains(&own))
-                .map(str::to_owned),
+            self.mounts()
+                .into_iter()
+                .map(|path| format!("mount {path}")),
         );
         left.extend(self.cgroups().iter().map(|path| format!("cgroup {path:?}")));
         left
+    }
+
+    /// Mounts of the host below its folder.
+    fn mounts(&self) -> Vec<String> {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
+        let own = self.scratch.path().to_string_lossy().into_owned();
+        mounts
+            .lines()
+            .filter_map(|line| line.split(' ').nth(1))
+            .filter(|path| path.starts_with(&own))
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Cgroups of the host for containers of this engine, whose names the test gives with
@@ -275,6 +335,12 @@ impl Drop for Containerd {
             let tasks = text(&self.run(&["task", "ls", "-q"], b"").stdout);
             for task in tasks.lines() {
                 self.run(&["task", "rm", "-f", task], b"");
+            }
+            for shim in self.processes(&["containerd-shim"]) {
+                kill(shim, "KILL");
+            }
+            for mount in self.mounts() {
+                let _ = rustix::mount::unmount(&*mount, rustix::mount::UnmountFlags::DETACH);
             }
         } else {
             eventually("nothing of the engine's containers is left", || {

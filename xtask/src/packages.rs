@@ -36,6 +36,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("containerd", "tests: engine"),
     ("runc", "tests: engine's other runtime"),
     ("procps", "tests: processes"),
+    ("protobuf-compiler", "tests: CRI client"),
 ];
 
 /// Installs what is missing; says so before it changes the machine.
