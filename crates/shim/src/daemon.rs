@@ -31,6 +31,9 @@ const SHARE_FOLDER: &str = "share";
 /// How long containerd may take for the last events.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// When an engine that has started a shim has long asked it for its first container.
+const FIRST_USE: Duration = Duration::from_secs(30);
+
 /// How long the last answers may take to be written.
 const LAST_ANSWERS: Duration = Duration::from_millis(50);
 
@@ -95,6 +98,7 @@ async fn run(arguments: &Arguments, place: Place, tree: Tree) -> Result<()> {
 
     tokio::select! {
         () = pod.finished() => {}
+        () = forgotten(&pod) => tracing::warn!("nobody uses this shim"),
         _ = ended.recv() => tracing::warn!("the shim was told to end"),
     }
     pod.kill().await;
@@ -105,6 +109,15 @@ async fn run(arguments: &Arguments, place: Place, tree: Tree) -> Result<()> {
     }
     tokio::time::sleep(LAST_ANSWERS).await;
     Ok(())
+}
+
+/// An engine that was killed after it had started a shim, and before it asked it for a
+/// container, knows nothing of it later: containerd 1.6 keeps such a shim for ever.
+async fn forgotten(pod: &Pod) {
+    tokio::time::sleep(FIRST_USE).await;
+    if !pod.is_unused() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Tells whoever started us, and lets go of it.

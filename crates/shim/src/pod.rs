@@ -133,6 +133,16 @@ impl Pod {
             .map_err(|_| Error::State("the sandbox has been created".to_owned()))
     }
 
+    /// Whether nobody has asked for anything that needs a machine, or it has ended.
+    pub fn is_unused(&self) -> bool {
+        // A machine that is being started has the lock.
+        self.is_empty()
+            && self
+                .machine
+                .try_lock()
+                .is_ok_and(|machine| machine.is_none())
+    }
+
     /// The machine, if it runs.
     pub async fn running(&self) -> Option<Machine> {
         self.machine.lock().await.clone()

@@ -2,6 +2,7 @@
 
 mod create;
 mod exec;
+mod signal;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -175,25 +176,6 @@ impl Container {
         }
     }
 
-    /// Sends a signal.
-    pub async fn signal(&self, pod: &Pod, exec_id: &str, signal: u32, all: bool) -> Result<()> {
-        let process = self.process(exec_id)?;
-        if matches!(self.guest, Guest::Container(_)) {
-            return process.signal(signal, all).await;
-        }
-        // As pause does: it ends at once, in good order if it was asked.
-        let code = match i32::try_from(signal) {
-            Ok(libc::SIGTERM | libc::SIGINT) => 0,
-            Ok(libc::SIGKILL) => KILLED,
-            _ => return Ok(()),
-        };
-        if process.exit().is_some() {
-            return Err(Error::Missing("process already finished".to_owned()));
-        }
-        self.ended(pod, &process, Exit::now(code));
-        Ok(())
-    }
-
     /// Freezes every process.
     pub async fn pause(&self, pod: &Pod) -> Result<()> {
         let _turn = self.changing.lock().await;
@@ -329,16 +311,6 @@ impl Container {
                 ..Default::default()
             },
         );
-    }
-
-    /// Ends what the first process has left behind, as a pid namespace would.
-    async fn kill_rest(&self) {
-        if self.shares_pids
-            && let Some(guest) = self.init.guest()
-            && let Err(error) = guest.signal(libc::SIGKILL.unsigned_abs(), true).await
-        {
-            tracing::debug!(%error, container = self.id, "the rest was not killed");
-        }
     }
 
     async fn execs_ended(&self) {
