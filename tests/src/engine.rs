@@ -4,6 +4,7 @@
 mod cri;
 
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -36,6 +37,15 @@ impl Release {
         }
     }
 
+    /// Its column in the table of `docs/engines.md`.
+    fn column(self) -> &'static str {
+        match self {
+            Self::Installed => "containerd 1.6",
+            Self::Previous => "containerd 1.7",
+            Self::Newest => "containerd 2",
+        }
+    }
+
     /// How its version begins.
     pub fn version(self) -> &'static str {
         match self {
@@ -53,6 +63,20 @@ enum Purpose {
     Tasks,
     /// Kubernetes' interface.
     Cri,
+}
+
+/// Notes that an engine has shown a feature, for the table at the end of `make test`, which
+/// holds it against that of `docs/engines.md`.
+pub fn shown(engine: &str, feature: &str) {
+    let path = programs::target().join("engines-seen.tsv");
+    let mut file = File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .expect("a file");
+    // One write: tests run side by side.
+    file.write_all(format!("{engine}\t{feature}\n").as_bytes())
+        .expect("written");
 }
 
 /// A running containerd.
@@ -186,9 +210,9 @@ impl Containerd {
         }
     }
 
-    /// Its process.
-    pub fn pid(&self) -> u32 {
-        self.daemon.id()
+    /// Notes that this release has shown a feature.
+    pub fn shows(&self, feature: &str) {
+        shown(self.release.column(), feature);
     }
 
     /// `ctr` of this engine, not started yet.
@@ -332,10 +356,6 @@ impl Drop for Containerd {
             let log = self.log();
             let lines: Vec<_> = log.lines().collect();
             eprintln!("{}", lines[lines.len().saturating_sub(40)..].join("\n"));
-            let tasks = text(&self.run(&["task", "ls", "-q"], b"").stdout);
-            for task in tasks.lines() {
-                self.run(&["task", "rm", "-f", task], b"");
-            }
             for shim in self.processes(&["containerd-shim"]) {
                 kill(shim, "KILL");
             }

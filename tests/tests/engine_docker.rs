@@ -1,7 +1,13 @@
 //! Docker Engine with our shim: `docker run --runtime io.containerd.caisson.v2`.
 
 use caisson_end_to_end::docker::Docker;
+use caisson_end_to_end::engine::shown;
 use caisson_end_to_end::{eventually, text};
+
+/// Notes that Docker has shown a feature.
+fn shows(feature: &str) {
+    shown("Docker 26", feature);
+}
 
 #[test]
 fn docker_runs_containers_in_machines() {
@@ -29,6 +35,7 @@ fn docker_runs_containers_in_machines() {
             .stdout,
         b"through"
     );
+    shows("run, the guest's kernel, not a warning line");
 
     let folder = docker.folder.path().join("volume");
     std::fs::create_dir(&folder).expect("a folder");
@@ -48,6 +55,7 @@ fn docker_manages_a_running_container() {
     );
     assert!(started.status.success(), "{started:?}");
     assert_eq!(docker.ok(&["exec", "job", "echo", "inside"]), "inside\n");
+    shows("exec and its streams");
     eventually("the log has come", || {
         docker.ok(&["logs", "job"]) == "said\n"
     });
@@ -56,10 +64,13 @@ fn docker_manages_a_running_container() {
     docker.ok(&["update", "--memory", "100m", "--memory-swap", "100m", "job"]);
     let stats = docker.ok(&["stats", "--no-stream", "--format", "{{.MemUsage}}", "job"]);
     assert!(stats.contains("100MiB"), "{stats}");
+    shows("figures");
+    shows("limits that change while it runs");
     docker.ok(&["stop", "--time", "1", "job"]);
     assert_eq!(
         docker.ok(&["inspect", "--format", "{{.State.ExitCode}}", "job"]),
         "137\n"
     );
     docker.ok(&["rm", "job"]);
+    shows("kill, pause, resume");
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::step::{cargo, run, step};
-use crate::{advisories, build, engines, image, packages};
+use crate::{advisories, build, engines, image, matrix, packages};
 
 /// `xtask setup`, second half: what the checks need beyond Debian's packages.
 pub fn install_tools() -> Result<()> {
@@ -36,7 +36,10 @@ pub fn test() -> Result<()> {
     step("compile tests", || {
         run(&mut cargo(&["test", "--workspace", "--no-run"]))
     })?;
+    matrix::clear()?;
     eprintln!("==> tests");
     // All that fails, not the first of it only.
-    run(&mut cargo(&["test", "--workspace", "--no-fail-fast"]))
+    let tests = run(&mut cargo(&["test", "--workspace", "--no-fail-fast"]));
+    // What a failed test did not show is no second failure.
+    tests.and(step("engines", matrix::check))
 }

@@ -15,6 +15,7 @@ mod image;
 mod initramfs;
 mod kconfig;
 mod kernel;
+mod matrix;
 mod packages;
 mod progress;
 mod step;

@@ -62,6 +62,8 @@ fn three_containers_share_one_machine(release: Release) {
     pod.remove(&client);
     assert_eq!(cri.shell(&other, "echo here"), "here\n");
     pod.end();
+    cri.engine
+        .shows("CRI: a pod of three containers, one machine, one localhost, one /dev/shm");
 }
 
 fn streams_and_logs(release: Release) {
@@ -115,6 +117,7 @@ fn streams_and_logs(release: Release) {
         cri.log("exits") == [("stdout".to_owned(), "last".to_owned())]
     });
     pod.end();
+    cri.engine.shows("CRI: ExecSync, Exec, Attach, logs");
 }
 
 fn figures_and_limits(release: Release) {
@@ -178,6 +181,8 @@ fn figures_and_limits(release: Release) {
     let status = cri.status(&hungry);
     assert_eq!((status.exit_code, &*status.reason), (137, "OOMKilled"));
     pod.end();
+    cri.engine
+        .shows("CRI: limits, UpdateContainerResources, stats, OOMKilled");
 }
 
 fn shared_processes_and_files(release: Release) {
@@ -216,4 +221,6 @@ fn shared_processes_and_files(release: Release) {
     });
     assert_eq!(cri.status(&marked).exit_code, 137);
     pod.end();
+    cri.engine
+        .shows("CRI: shared processes, secrets that change");
 }
