@@ -63,6 +63,8 @@ enum Purpose {
     Tasks,
     /// Kubernetes' interface.
     Cri,
+    /// The same, with pods that the Sandbox service makes.
+    Sandboxes,
 }
 
 /// Notes that an engine has shown a feature, for the table at the end of `make test`, which
@@ -105,6 +107,21 @@ impl Containerd {
     pub fn with_cri(release: Release) -> Self {
         Self::with(release, Purpose::Cri, |folder| {
             cri::configuration(folder, "")
+        })
+    }
+
+    /// Starts one as [`Self::with_cri`] does, which makes pods through the Sandbox service
+    /// (1.7 and later).
+    ///
+    /// # Panics
+    /// If what `make setup` and `make build` make is missing.
+    pub fn with_sandbox_service(release: Release) -> Self {
+        let runtime = match release {
+            Release::Installed | Release::Previous => "sandbox_mode = \"shim\"\n",
+            Release::Newest => "sandboxer = \"shim\"\n",
+        };
+        Self::with(release, Purpose::Sandboxes, |folder| {
+            cri::configuration(folder, runtime)
         })
     }
 
@@ -155,8 +172,12 @@ impl Containerd {
         let program = release.folder().join("containerd");
         let mut daemon = match purpose {
             Purpose::Tasks => Command::new(program),
-            Purpose::Cri => cri::in_namespace(&program),
+            Purpose::Cri | Purpose::Sandboxes => cri::in_namespace(&program),
         };
+        if purpose == Purpose::Sandboxes {
+            // Without it, 1.7 does not know of the service.
+            daemon.env("ENABLE_CRI_SANDBOXES", "1");
+        }
         daemon
             .arg("--config")
             .arg(folder.join("config.toml"))
@@ -206,7 +227,7 @@ impl Containerd {
     fn namespace(&self) -> &'static str {
         match self.purpose {
             Purpose::Tasks => "default",
-            Purpose::Cri => "k8s.io",
+            Purpose::Cri | Purpose::Sandboxes => "k8s.io",
         }
     }
 

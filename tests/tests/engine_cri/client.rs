@@ -39,7 +39,11 @@ pub struct Pod<'a> {
 impl Cri {
     /// Starts one.
     pub fn start(release: Release) -> Self {
-        let engine = Containerd::with_cri(release);
+        Self::of(Containerd::with_cri(release))
+    }
+
+    /// Connects to one.
+    pub fn of(engine: Containerd) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

@@ -2,7 +2,7 @@
 
 mod client;
 
-use caisson_end_to_end::engine::Release;
+use caisson_end_to_end::engine::{Containerd, Release};
 use caisson_end_to_end::eventually;
 use client::Cri;
 use k8s_cri::v1::{
@@ -25,6 +25,18 @@ matrix![
     figures_and_limits,
     shared_processes_and_files,
 ];
+
+// 1.6 does not know of the service.
+
+#[test]
+fn containerd_1_7_makes_pods_by_the_sandbox_service() {
+    pods_by_the_sandbox_service(Release::Previous);
+}
+
+#[test]
+fn containerd_2_makes_pods_by_the_sandbox_service() {
+    pods_by_the_sandbox_service(Release::Newest);
+}
 
 /// Runs until it is killed, and ends at once when it is asked to.
 const IDLE: &str = "trap 'exit 0' TERM; sleep 1000 & wait";
@@ -223,4 +235,22 @@ fn shared_processes_and_files(release: Release) {
     pod.end();
     cri.engine
         .shows("CRI: shared processes, secrets that change");
+}
+
+fn pods_by_the_sandbox_service(release: Release) {
+    let cri = Cri::of(Containerd::with_sandbox_service(release));
+    let pod = cri.pod("sandbox");
+    let containers = cri.engine.ok(&["container", "ls", "-q"]);
+    assert!(!containers.contains(&pod.id), "no container stands for it");
+    let first = pod.run("first", IDLE);
+    let second = pod.run("second", IDLE);
+    let boot = "cat /proc/sys/kernel/random/boot_id";
+    assert_eq!(cri.shell(&first, boot), cri.shell(&second, boot));
+    assert_eq!(
+        cri.engine.processes(&["qemu-system"]).len(),
+        1,
+        "one machine"
+    );
+    pod.end();
+    cri.engine.shows("CRI: pods by the Sandbox service");
 }
