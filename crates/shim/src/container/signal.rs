@@ -9,7 +9,7 @@ use crate::process::{Exit, Process, Status};
 
 /// How long a guest may take to kill a process: a busy one answers later than a fast one,
 /// a dead one never.
-const KILL_DEADLINE: Duration = Duration::from_secs(15);
+const KILL_DEADLINE: Duration = Duration::from_secs(30);
 
 impl Container {
     /// Sends a signal.
