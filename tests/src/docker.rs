@@ -8,7 +8,7 @@ use crate::netns::Netns;
 use crate::{eventually, output, programs, text, wait};
 
 /// Programs of the image.
-const APPLETS: [&str; 7] = ["sh", "cat", "echo", "uname", "sleep", "httpd", "ip"];
+const APPLETS: [&str; 8] = ["sh", "cat", "echo", "uname", "sleep", "httpd", "ip", "wget"];
 
 /// A Docker Engine on a containerd of its own.
 pub struct Docker {

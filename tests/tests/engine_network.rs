@@ -376,6 +376,48 @@ fn containers_of_a_pod_share_its_network() {
 }
 
 #[test]
+fn hooks_find_the_network_by_the_process() {
+    let host = Netns::new("host");
+    host.ip("link add outer type veth peer name inner");
+    let engine = Containerd::start(Release::Newest);
+    let rootfs = engine.folder("rootfs");
+    std::fs::create_dir(rootfs.join("bin")).expect("a folder");
+    std::fs::copy("/bin/busybox", rootfs.join("bin/busybox")).expect("busybox-static");
+    let script = format!(
+        "pid=$(grep -o '\"pid\":[0-9]*' | cut -d: -f2)
+         nsenter --net={} ip link set inner netns $pid &&
+         nsenter --net=/proc/$pid/ns/net sh -ec '
+             ip link set inner name eth0
+             ip addr add 10.74.0.2/24 dev eth0
+             ip link set eth0 up'",
+        host.path().display()
+    );
+    let mut spec: serde_json::Value =
+        serde_json::from_str(&engine.ok(&["oci", "spec"])).expect("JSON");
+    spec["root"]["path"] = rootfs.to_string_lossy().into();
+    spec["process"]["args"] = serde_json::json!(["/bin/busybox", "ip", "addr", "show", "eth0"]);
+    spec["process"]["terminal"] = false.into();
+    spec["hooks"]["createRuntime"] = serde_json::json!([{
+        "path": "/bin/sh",
+        "args": ["sh", "-c", script],
+        "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
+    }]);
+    let file = rootfs.with_file_name("config.json");
+    std::fs::write(&file, spec.to_string()).expect("written");
+    let file = file.to_string_lossy();
+    let shown = engine.ok(&[
+        "run",
+        "--rm",
+        "--runtime",
+        RUNTIME,
+        "--config",
+        &file,
+        "hooked",
+    ]);
+    assert!(shown.contains("inet 10.74.0.2/24 "), "{shown}");
+}
+
+#[test]
 fn a_server_behind_the_bridge_of_docker() {
     let host = Netns::new("host");
     let docker = Docker::start_in(&host);
@@ -440,4 +482,28 @@ fn a_server_behind_the_bridge_of_docker() {
     eventually("its interfaces are gone", || {
         host.interfaces() == ["docker0"]
     });
+}
+
+#[test]
+fn containers_of_a_docker_network_find_each_other_by_name() {
+    let host = Netns::new("host");
+    let docker = Docker::start_in(&host);
+    docker.ok(&["network", "create", "--subnet", "10.58.0.0/24", "shop"]);
+    let run = |flags: &[&str], script: &str| {
+        let begin = ["run", "--network", "shop", "--runtime", RUNTIME];
+        let program = ["busybox:test", "sh", "-c", script];
+        docker.run(&[&begin[..], flags, &program].concat(), b"")
+    };
+    let server = "echo here >/index.html; exec httpd -f -p 80 -h /";
+    let started = run(&["-d", "--name", "web"], server);
+    assert!(started.status.success(), "{started:?}");
+    eventually("it serves", || host.fetch("10.58.0.2:80").is_some());
+    let client = "cat /etc/resolv.conf; wget -q -O - http://web/; \
+                  wget -q -O - http://nobody/ || echo nobody";
+    let asked = run(&["--rm"], client);
+    let said = text(&asked.stdout);
+    assert!(said.contains("nameserver 127.0.0.11\n"), "{asked:?}");
+    assert!(said.ends_with("here\nnobody\n"), "{asked:?}");
+    docker.ok(&["rm", "-f", "web"]);
+    docker.ok(&["network", "rm", "shop"]);
 }

@@ -15,6 +15,7 @@ mod log;
 mod network;
 mod process_list;
 mod reaper;
+mod resolver;
 mod server;
 mod stdio;
 mod streams;

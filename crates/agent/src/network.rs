@@ -258,7 +258,8 @@ fn cidr(text: &str) -> Result<Cidr> {
     text.parse().map_err(Error::Invalid)
 }
 
-fn address(text: &str) -> Result<IpAddr> {
+/// Reads an address.
+pub fn address(text: &str) -> Result<IpAddr> {
     text.parse()
         .map_err(|_| Error::Invalid(format!("{text:?} is no address")))
 }

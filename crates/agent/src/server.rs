@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use caisson_protocol::agent::{
     ConfigureRequest, ConfigureResponse, ContainerRequest, CopyRequest, CopyResponse,
     CreateContainerRequest, CreateContainerResponse, Empty, ExecRequest, ExecResponse,
-    ListProcessesResponse, ProcessRequest, ResizeRequest, SignalRequest, StatsResponse,
-    UpdateContainerRequest, UpdateNetworkRequest, WaitResponse,
+    ForwardResolverRequest, ListProcessesResponse, ProcessRequest, ResizeRequest, SignalRequest,
+    StatsResponse, UpdateContainerRequest, UpdateNetworkRequest, WaitResponse,
 };
 use caisson_protocol::agent_ttrpc::Agent;
 use tokio::sync::Notify;
@@ -20,6 +20,7 @@ use crate::child::{CopyIn, CopyOut, TerminalSize};
 use crate::container::{self, Container};
 use crate::error::{Error, Result};
 use crate::reaper::Reaper;
+use crate::resolver;
 use crate::streams::Streams;
 use crate::{configure, network, process_list, stdio};
 
@@ -107,6 +108,19 @@ impl Agent for Server {
         request: UpdateNetworkRequest,
     ) -> ttrpc::Result<Empty> {
         network::update(&request)?;
+        Ok(Empty::new())
+    }
+
+    async fn forward_resolver(
+        &self,
+        _: &TtrpcContext,
+        request: ForwardResolverRequest,
+    ) -> ttrpc::Result<Empty> {
+        let address = network::address(&request.address)?;
+        let stream = self.streams.take(request.stream).await?;
+        let stream =
+            stream.ok_or_else(|| Error::Invalid("a resolver needs a stream".to_owned()))?;
+        resolver::forward(address, stream)?;
         Ok(Empty::new())
     }
 

@@ -1,13 +1,15 @@
 //! What a sandbox is attached to.
 
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::Result;
 use crate::change::Change;
 use crate::guest::Guest;
 use crate::namespace::Joined;
 use crate::passt::UserMode;
+use crate::{Error, Result};
 
 /// The networks of one sandbox. Clones are the same attachment.
 #[derive(Debug, Clone)]
@@ -76,6 +78,14 @@ impl Attachment {
         match &*self.0 {
             Holder::UserMode { .. } => Ok(Change::default()),
             Holder::Namespace(joined) => joined.update(),
+        }
+    }
+
+    /// Opens a connection in the network namespace, as its processes would. Blocks.
+    pub fn connect(&self, to: SocketAddr, patience: Duration) -> Result<TcpStream> {
+        match &*self.0 {
+            Holder::UserMode { .. } => Err(Error::NoNamespace),
+            Holder::Namespace(joined) => joined.connect(to, patience),
         }
     }
 

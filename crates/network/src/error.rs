@@ -71,6 +71,9 @@ pub enum Error {
         /// The name of the other.
         other: String,
     },
+    /// A user-mode network is in no namespace.
+    #[error("a user-mode network has no network namespace")]
+    NoNamespace,
     /// The namespace is a running machine's.
     #[error(
         "the network namespace belongs to another virtual machine, whose kernel has its addresses; give the container a network of its own, or put both into one pod"

@@ -7,9 +7,11 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use caisson_netlink::{Changes, Link as Device, Socket};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
@@ -163,6 +165,12 @@ impl Joined {
 
     pub(crate) fn changes(&self) -> &Changes {
         &self.changes
+    }
+
+    pub(crate) fn connect(&self, to: SocketAddr, patience: Duration) -> Result<TcpStream> {
+        let doing = format!("connect to {to} in the network namespace");
+        self.namespace
+            .enter(&doing, || TcpStream::connect_timeout(&to, patience))
     }
 
     /// Joins what has come, lets go of what has gone.

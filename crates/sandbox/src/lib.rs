@@ -11,6 +11,7 @@ mod error;
 mod memory;
 mod network;
 mod process;
+mod resolver;
 mod sandbox;
 mod seccomp;
 mod start;

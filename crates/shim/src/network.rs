@@ -6,6 +6,8 @@
 //! Docker does, and hooks do. Hence the machine's process lives in that namespace.
 
 use std::fs;
+use std::io::Read;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use caisson_network::{Attachment, Namespace};
@@ -17,6 +19,12 @@ use crate::namespace::Host;
 
 /// File in the bundle with the path of the namespace that was joined.
 const RECORD: &str = "network-namespace";
+
+/// Where programs look for resolvers.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Most bytes of it that are read.
+const RESOLV_CONF_LIMIT: u64 = 64 << 10;
 
 /// Field of the specification that says where the network is.
 const FIELD: &str = "linux.namespaces (network)";
@@ -77,6 +85,37 @@ pub fn part_recorded(folder: &Path) {
     }
 }
 
+/// Resolvers on the loopback of the namespace, which are not on the guest's: Docker's is
+/// at 127.0.0.11. They are in the file that the engine binds into the container.
+pub fn resolvers(spec: &Spec, host: &Host) -> Result<Vec<IpAddr>> {
+    let mounts = spec.mounts().iter().flatten();
+    let sources = mounts
+        .filter(|mount| mount.destination() == Path::new(RESOLV_CONF))
+        .filter_map(|mount| mount.source().clone());
+    let mut resolvers = Vec::new();
+    for source in sources {
+        let read = host.with(|| {
+            let mut text = Vec::new();
+            let file = fs::File::open(&source)?;
+            file.take(RESOLV_CONF_LIMIT).read_to_end(&mut text)?;
+            Ok(text)
+        })?;
+        let text = read.map_err(Error::path::<std::io::Error>("read", &source))?;
+        resolvers.extend(loopbacks(&String::from_utf8_lossy(&text)));
+    }
+    Ok(resolvers)
+}
+
+/// Name servers on the loopback (resolv.conf(5)).
+fn loopbacks(text: &str) -> Vec<IpAddr> {
+    let lines = text.lines().map(str::split_ascii_whitespace);
+    let servers = lines.filter_map(|mut words| match words.next() {
+        Some("nameserver") => words.next()?.parse().ok(),
+        _ => None,
+    });
+    servers.filter(IpAddr::is_loopback).collect()
+}
+
 fn wanted(spec: &Spec) -> Result<Wanted> {
     let linux = spec.linux().as_ref();
     let namespaces = linux.and_then(|linux| linux.namespaces().as_ref());
@@ -107,6 +146,14 @@ mod tests {
     fn of(namespaces: &str) -> Result<Wanted> {
         let json = format!(r#"{{"ociVersion":"1.0.2","linux":{{"namespaces":{namespaces}}}}}"#);
         wanted(&serde_json::from_str(&json).expect("a specification"))
+    }
+
+    #[test]
+    fn resolvers_on_the_loopback_are_found() {
+        let text = "# nameserver 127.0.0.9\nsearch a\nnameserver 127.0.0.11\n\
+                    nameserver 192.0.2.1\nnameserver ::1\nnameserver\noptions ndots:0\n";
+        let found: Vec<_> = loopbacks(text).iter().map(ToString::to_string).collect();
+        assert_eq!(found, ["127.0.0.11", "::1"]);
     }
 
     #[test]

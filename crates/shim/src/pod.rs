@@ -1,6 +1,7 @@
 //! What a shim serves: one machine and its containers. Without a pod it is one container.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -55,6 +56,8 @@ pub struct Pod {
     pub events: Events,
     machine: tokio::sync::Mutex<Option<Machine>>,
     network_namespace: OnceLock<PathBuf>,
+    /// Resolvers of the namespace that the guest can use.
+    resolvers: tokio::sync::Mutex<Vec<IpAddr>>,
     placement: Mutex<Option<Placement>>,
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
     done: Notify,
@@ -85,6 +88,7 @@ impl Pod {
             events,
             machine: tokio::sync::Mutex::default(),
             network_namespace: OnceLock::new(),
+            resolvers: tokio::sync::Mutex::default(),
             placement: Mutex::default(),
             containers: Mutex::default(),
             done: Notify::new(),
@@ -235,6 +239,27 @@ impl Pod {
             .unwrap_or_else(std::process::id);
         tracing::debug!(hypervisor = reason, pid, "the machine runs");
         Ok(Machine { sandbox, pid })
+    }
+
+    /// Brings what engines have put into the network namespace since the machine began into
+    /// the guest, and resolvers that a container is to use there.
+    pub async fn update_network(&self, spec: &Spec) -> Result<()> {
+        let Some(machine) = self.running().await else {
+            return Ok(());
+        };
+        machine.sandbox.update_network().await?;
+        for address in network::resolvers(spec, self.tree.host())? {
+            let mut forwarded = self.resolvers.lock().await;
+            if forwarded.contains(&address) {
+                continue;
+            }
+            match machine.sandbox.forward_resolver(address).await {
+                Ok(()) => forwarded.push(address),
+                // Another container of the pod may be a name server.
+                Err(error) => tracing::warn!(%error, %address, "a resolver is out of reach"),
+            }
+        }
+        Ok(())
     }
 
     /// Lets the guest write what it has to write and ends the machine.

@@ -140,11 +140,11 @@ impl Container {
         if let Err(error) = self.start_in_guest(pod).await {
             // It will never run: the engine may delete it.
             self.init.stopped(Exit::now(match &error {
-                caisson_sandbox::Error::ProgramNotFound(_) => 127,
-                caisson_sandbox::Error::ProgramNotExecutable(_) => 126,
+                Error::Sandbox(caisson_sandbox::Error::ProgramNotFound(_)) => 127,
+                Error::Sandbox(caisson_sandbox::Error::ProgramNotExecutable(_)) => 126,
                 _ => KILLED,
             }));
-            return Err(error.into());
+            return Err(error);
         }
         self.init.open_input().await?;
         self.init.running();
@@ -164,14 +164,11 @@ impl Container {
         Ok(())
     }
 
-    async fn start_in_guest(&self, pod: &Pod) -> caisson_sandbox::Result<()> {
-        // What the engine has put into the network namespace since the creation is there
-        // from the first instruction on.
-        if let Some(machine) = pod.running().await {
-            machine.sandbox.update_network().await?;
-        }
+    async fn start_in_guest(&self, pod: &Pod) -> Result<()> {
+        // It is there from the first instruction on.
+        pod.update_network(&self.spec).await?;
         match &self.guest {
-            Guest::Container(guest) => guest.start().await,
+            Guest::Container(guest) => Ok(guest.start().await?),
             Guest::Marker => Ok(()),
         }
     }
