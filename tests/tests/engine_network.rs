@@ -1,9 +1,12 @@
 //! Engine networks: the guest takes the place that an engine has made for its container.
 
 use caisson_end_to_end::docker::Docker;
-use caisson_end_to_end::engine::{Containerd, IMAGE, RUNTIME, Release};
+use caisson_end_to_end::engine::{Containerd, IMAGE, RUNTIME, Release, shown};
 use caisson_end_to_end::netns::{Cni, Netns};
 use caisson_end_to_end::{eventually, kill, output, text};
+
+/// Row of the table of features.
+const LATER: &str = "interfaces and addresses that come later";
 
 /// Port of the host that leads to a container's port 80.
 const PORT: u16 = 8055;
@@ -82,6 +85,7 @@ fn a_server_behind_a_bridge(release: Release) {
     remove(&engine, "web");
     assert!(joined(&pod).is_empty(), "{:?}", joined(&pod));
     cni.remove(&pod, PORT);
+    engine.shows("a CNI bridge, both families, port mapping");
 }
 
 #[test]
@@ -151,6 +155,7 @@ fn what_changes_in_the_namespace_changes_in_the_guest() {
         eventually("its tap goes", || pod.interfaces().len() == 2);
     }
     assert!(host.fetch("10.55.0.1:8055").is_some(), "eth0 is as it was");
+    engine.shows(LATER);
     remove(&engine, "web");
     cni.remove(&pod, PORT);
 }
@@ -225,6 +230,7 @@ fn interfaces_of_any_kind_and_number() {
     );
     engine.ok(&["container", "rm", "refused"]);
     assert!(joined(&pod).is_empty(), "{:?}", joined(&pod));
+    engine.shows("interfaces of any kind and number");
 }
 
 #[test]
@@ -373,6 +379,7 @@ fn containers_of_a_pod_share_its_network() {
     for name in ["member", "pod"] {
         remove(&engine, name);
     }
+    engine.shows("containers of a pod share its network");
 }
 
 #[test]
@@ -476,6 +483,9 @@ fn a_server_behind_the_bridge_of_docker() {
         let said = text(&refused.stderr);
         assert!(!refused.status.success() && said.contains(reason), "{said}");
         docker.ok(&["rm", "refused"]);
+    }
+    for feature in ["Docker's bridge and -p", LATER] {
+        shown("Docker 26", feature);
     }
     docker.ok(&["rm", "-f", "web"]);
     docker.ok(&["network", "rm", "more"]);
