@@ -10,7 +10,7 @@ mod server;
 
 use std::os::fd::RawFd;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use caisson_virtio::vsock::{MAX_CONNECTIONS, Vsock};
 use clap::Args;
 use rustix::thread::{CapabilitySet, UnshareFlags};
@@ -45,6 +45,9 @@ pub struct Options {
 
 /// Serves one connection of a VMM until it or the driver ends.
 pub fn run(options: Options) -> Result<()> {
+    let mut random = [0; 4];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+        .context("cannot draw a random number")?;
     let listener = descriptor::take(options.listener_fd, "--listener-fd")?;
     let control = descriptor::take(options.control_fd, "--control-fd")?;
     jail::raise_descriptor_limit(MAX_CONNECTIONS as u64 + OTHER_DESCRIPTORS)?;
@@ -64,6 +67,7 @@ pub fn run(options: Options) -> Result<()> {
     }
     seccomp::install(&allowed)?;
 
-    let device = Vsock::new(options.cid, options.host_ports, Control::new(control))?;
+    let mut device = Vsock::new(options.cid, options.host_ports, Control::new(control))?;
+    device.scatter_ports(u32::from_ne_bytes(random));
     server::serve(device, Memory::new(options.foreign_memory), listener)
 }

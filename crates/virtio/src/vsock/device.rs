@@ -318,6 +318,14 @@ impl<H: Host> Vsock<H> {
         Ok(())
     }
 
+    /// Begins anywhere with the host ports of connections to the guest. A guest that had
+    /// another device before may still hold sockets of it, and would take a connection
+    /// with the same ports for an old one.
+    pub fn scatter_ports(&mut self, random: u32) {
+        let ports = PORT_ANY - FIRST_EPHEMERAL_PORT;
+        self.next_port = FIRST_EPHEMERAL_PORT + random % ports;
+    }
+
     /// A host port for a connection to a port of the guest.
     fn free_key(&mut self, guest: u32) -> Option<Key> {
         if self.connections.len() >= MAX_CONNECTIONS || guest == PORT_ANY {
