@@ -10,7 +10,7 @@ use rustix::mount::{MountFlags, mount};
 use rustix::time::{ClockId, Timespec};
 
 use crate::error::{self, Error, Result};
-use crate::network;
+use crate::{connections, network};
 
 /// Most random bytes that are taken at once.
 const ENTROPY_LIMIT: usize = 512;
@@ -33,6 +33,10 @@ pub fn configure(request: &ConfigureRequest) -> Result<()> {
         fs::create_dir_all("/etc")
             .and_then(|()| fs::write(path, &request.resolv_conf))
             .map_err(Error::path("write", path))?;
+    }
+    if request.again {
+        network::take_down(&request.network)?;
+        connections::reset();
     }
     network::set_up(&request.network)?;
     if !request.share_tag.is_empty() {
@@ -81,7 +85,8 @@ fn reseed(entropy: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn set_clock(realtime_ns: i64) -> Result<()> {
+/// Sets the wall clock; 0 leaves it as it is.
+pub fn set_clock(realtime_ns: i64) -> Result<()> {
     if realtime_ns <= 0 {
         return Ok(());
     }

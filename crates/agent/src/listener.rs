@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use caisson_protocol::{AGENT_PORT, HOST_CID, LOG_PORT, STREAM_PORT, agent_ttrpc};
-use tokio::sync::Notify;
-use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener, VsockStream};
+use caisson_protocol::{AGENT_PORT, STREAM_PORT, agent_ttrpc};
+use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
 
 use crate::cgroup;
 use crate::error::{Error, Result};
-use crate::log;
+use crate::host::Host;
 use crate::reaper::Reaper;
 use crate::server::Server;
 use crate::streams::Streams;
@@ -22,12 +21,12 @@ pub async fn serve(started_ns: i64) -> Result<()> {
 
     let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, STREAM_PORT))
         .map_err(Error::system("listen on the stream port"))?;
-    let started = Arc::new(Notify::new());
+    let host = Arc::new(Host::default());
     let service = agent_ttrpc::create_agent(Arc::new(Server::new(
         Arc::clone(&streams),
         reaper,
         started_ns,
-        Arc::clone(&started),
+        Arc::clone(&host),
     )));
     let mut server = ttrpc::asynchronous::Server::new()
         .bind(&format!("vsock://{VMADDR_CID_ANY}:{AGENT_PORT}"))
@@ -44,10 +43,7 @@ pub async fn serve(started_ns: i64) -> Result<()> {
         template::wait()?;
     }
     // All ports listen: this connection is how the host learns that.
-    let host = VsockStream::connect(VsockAddr::new(HOST_CID, LOG_PORT))
-        .await
-        .map_err(Error::system("connect to the host"))?;
-    tokio::spawn(log::forward(host, started));
+    host.call().await?;
     tokio::select! {
         ended = streams.accept(listener) => ended,
         ended = reaping => ended,

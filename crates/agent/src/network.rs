@@ -1,6 +1,7 @@
 //! Interfaces, addresses, routes and neighbours: the guest takes the place that its
 //! container has in the host's network.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
@@ -100,6 +101,36 @@ fn remove(network: &Network) -> Result<()> {
     Ok(())
 }
 
+/// Takes everything from the interfaces of a guest that is a copy of another, and gives
+/// those that it shall have their hardware addresses. A copy's devices are in the places
+/// that the other's had, so that they go by their names.
+pub fn take_down(network: &Network) -> Result<()> {
+    let mut socket = open()?;
+    let links = socket.links().map_err(Error::system("list interfaces"))?;
+    let addresses = socket
+        .addresses()
+        .map_err(Error::system("list addresses"))?;
+    for link in links.iter().filter(|link| !link.loopback) {
+        let doing = || Error::system(format!("take {} down", link.name));
+        for address in addresses
+            .iter()
+            .filter(|address| address.link == link.index)
+        {
+            socket
+                .remove_address(address.link, address.cidr)
+                .map_err(doing())?;
+        }
+        socket.set_down(link.index).map_err(doing())?;
+        let wanted = |interface: &&api::Interface| interface.name == link.name;
+        if let Some(interface) = network.interfaces.iter().find(wanted) {
+            socket
+                .set_mac(link.index, mac(&interface.mac)?)
+                .map_err(doing())?;
+        }
+    }
+    Ok(())
+}
+
 /// Lets go of the device behind an interface. One that is not there is let go of.
 fn unplug(address: &[u8]) -> Result<()> {
     let mac = mac(address)?;
@@ -113,8 +144,13 @@ fn unplug(address: &[u8]) -> Result<()> {
     let device = fs::canonicalize(format!("/sys/class/net/{name}/device"))
         .map_err(Error::system(doing()))?;
     let platform = device.parent().and_then(Path::file_name);
-    let platform = platform.ok_or_else(|| Error::Missing(format!("device of {name}")))?;
-    fs::write(UNBIND, platform.as_encoded_bytes()).map_err(Error::system(doing()))
+    let platform = platform.and_then(OsStr::to_str);
+    unbind(platform.ok_or_else(|| Error::Missing(format!("device of {name}")))?)
+}
+
+/// Takes a device from its driver.
+pub fn unbind(device: &str) -> Result<()> {
+    fs::write(UNBIND, device).map_err(Error::system(format!("let go of the device {device}")))
 }
 
 /// What went through each interface but the loopback.

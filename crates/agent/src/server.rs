@@ -3,26 +3,32 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use caisson_protocol::agent::{
     ConfigureRequest, ConfigureResponse, ContainerRequest, CopyRequest, CopyResponse,
     CreateContainerRequest, CreateContainerResponse, Empty, ExecRequest, ExecResponse,
-    ForwardResolverRequest, ListProcessesResponse, ProcessRequest, ResizeRequest, SignalRequest,
-    StatsResponse, UpdateContainerRequest, UpdateNetworkRequest, WaitResponse,
+    ForwardResolverRequest, FreezeRequest, FreezeResponse, ListProcessesResponse, ProcessRequest,
+    ResizeRequest, SignalRequest, StatsResponse, ThawRequest, ThawResponse, UpdateContainerRequest,
+    UpdateNetworkRequest, WaitResponse,
 };
 use caisson_protocol::agent_ttrpc::Agent;
-use tokio::sync::Notify;
+use tokio::io::AsyncReadExt;
 use ttrpc::r#async::TtrpcContext;
 
 use crate::boot::{self, monotonic_ns};
 use crate::child::{CopyIn, CopyOut, TerminalSize};
 use crate::container::{self, Container};
 use crate::error::{Error, Result};
+use crate::host::Host;
 use crate::reaper::Reaper;
 use crate::resolver;
 use crate::streams::Streams;
 use crate::{configure, network, process_list, stdio};
+
+/// How long what the host has sent to a program may take to come.
+const INPUT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Bytes of a page, in which the kernel counts a process's memory.
 const PAGE: u64 = 4096;
@@ -34,8 +40,7 @@ pub struct Server {
     reaper: Arc<Reaper>,
     started_ns: i64,
     ready_ns: i64,
-    /// Told when the first container has been started.
-    started: Arc<Notify>,
+    host: Arc<Host>,
     containers: Mutex<HashMap<String, Arc<Container>>>,
 }
 
@@ -45,10 +50,10 @@ impl Server {
         streams: Arc<Streams>,
         reaper: Arc<Reaper>,
         started_ns: i64,
-        started: Arc<Notify>,
+        host: Arc<Host>,
     ) -> Self {
         Self {
-            started,
+            host,
             streams,
             reaper,
             started_ns,
@@ -145,7 +150,7 @@ impl Agent for Server {
         request: ContainerRequest,
     ) -> ttrpc::Result<Empty> {
         self.container(&request.id)?.start().await?;
-        self.started.notify_one();
+        self.host.program_runs();
         Ok(Empty::new())
     }
 
@@ -314,6 +319,59 @@ impl Agent for Server {
             .in_files(&self.reaper, |reporter| copy.execute(reporter))
             .await?;
         Ok(CopyResponse::new())
+    }
+
+    async fn freeze_container(
+        &self,
+        _: &TtrpcContext,
+        request: FreezeRequest,
+    ) -> ttrpc::Result<FreezeResponse> {
+        let stream = self.streams.take(request.stream).await?;
+        let mut stream =
+            stream.ok_or_else(|| Error::Invalid("a freeze needs a stream".to_owned()))?;
+        let container = self.container(&request.id)?;
+        container.freeze().await?;
+        let input = match container.leave().await {
+            Ok(input) => input,
+            Err(error) => {
+                return Ok(FreezeResponse {
+                    problem: error.to_string(),
+                    ..Default::default()
+                });
+            }
+        };
+        let host = Arc::clone(&self.host);
+        tokio::spawn(async move {
+            // Whatever ends the stream, the host waits for the agent to let go.
+            let _ = stream.read(&mut [0]).await;
+            if let Some(input) = input {
+                let _ = tokio::time::timeout(INPUT_DEADLINE, input).await;
+            }
+            drop(stream);
+            if let Err(error) = host.let_go().await {
+                // Nobody can reach this guest any more.
+                eprintln!("agent: {error}");
+                boot::restart();
+            }
+        });
+        Ok(FreezeResponse::new())
+    }
+
+    async fn thaw_container(
+        &self,
+        _: &TtrpcContext,
+        request: ThawRequest,
+    ) -> ttrpc::Result<ThawResponse> {
+        configure::set_clock(request.realtime_ns)?;
+        let container = self.container(&request.id)?;
+        let pid = container
+            .thaw(&request, &self.streams, &self.reaper)
+            .await?;
+        self.host.program_runs();
+        Ok(ThawResponse {
+            pid,
+            ..Default::default()
+        })
     }
 
     async fn shutdown(&self, _: &TtrpcContext, _: Empty) -> ttrpc::Result<Empty> {

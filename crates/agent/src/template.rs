@@ -1,20 +1,25 @@
 //! Waiting to be forked.
 //!
 //! A template is a machine without devices, frozen while its agent waits in
-//! [`wait`]. Whatever runs in it before is in the memory of every fork: nothing
+//! [`wait`]; a snapshot is one with a container, frozen in [`let_go`]. In a template,
+//! whatever runs in it before is in the memory of every fork: nothing
 //! here may draw random bytes, read `boot_id` or open a TCP connection, for the
 //! kernel makes their secrets at first use and would make them for all forks alike.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::path::Path;
 
-use caisson_protocol::{TEMPLATE_PARAMETER, TEMPLATE_READY, WAKE_UP_LIMIT};
+use caisson_protocol::{LET_GO, TEMPLATE_PARAMETER, TEMPLATE_READY, WAKE_UP_LIMIT};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
 use crate::error::{Error, Result};
 use crate::network;
 
 const CONSOLE: &str = "/dev/ttyS0";
+
+/// Where there is a link for each vsock device, of which the machine has one.
+const VSOCK: &str = "/sys/bus/virtio/drivers/vmw_vsock_virtio_transport";
 
 /// Whether this machine is to be frozen.
 pub fn is_wanted() -> Result<bool> {
@@ -27,20 +32,50 @@ pub fn is_wanted() -> Result<bool> {
 
 /// Lets the host freeze the machine. Returns in a fork, once its devices are there.
 pub fn wait() -> Result<()> {
-    let line = wake_up().map_err(Error::system("wait on the serial console"))?;
+    bind_when_told(TEMPLATE_READY)
+}
+
+/// Lets the host make a snapshot of the machine. Returns when it goes on, and in each
+/// copy, with a new vsock device. Meanwhile nothing of the agent runs.
+pub fn let_go() -> Result<()> {
+    let device = vsock()?;
+    network::unbind(&device)?;
+    bind_when_told(LET_GO)
+}
+
+/// Name of the vsock device on its bus.
+fn vsock() -> Result<String> {
+    let failed = || Error::path("look for the vsock device in", Path::new(VSOCK));
+    for entry in fs::read_dir(VSOCK).map_err(failed())? {
+        let path = entry.map_err(failed())?.path();
+        if !path.join("device").exists() {
+            continue;
+        }
+        let path = path.canonicalize().map_err(failed())?;
+        let platform = path.parent().and_then(Path::file_name);
+        if let Some(name) = platform.and_then(|name| name.to_str()) {
+            return Ok(name.to_owned());
+        }
+    }
+    Err(Error::Missing("vsock device".to_owned()))
+}
+
+/// Says that the machine can be frozen, and makes the devices that the host names.
+fn bind_when_told(ready: &str) -> Result<()> {
+    let line = wake_up(ready).map_err(Error::system("wait on the serial console"))?;
     for device in devices(&line)? {
         network::bind(device)?;
     }
     Ok(())
 }
 
-fn wake_up() -> std::io::Result<String> {
+fn wake_up(ready: &str) -> std::io::Result<String> {
     let mut console = File::options().read(true).write(true).open(CONSOLE)?;
     let cooked = tcgetattr(&console)?;
     let mut raw = cooked.clone();
     raw.make_raw();
     tcsetattr(&console, OptionalActions::Now, &raw)?;
-    console.write_all(format!("{TEMPLATE_READY}\n").as_bytes())?;
+    console.write_all(format!("{ready}\n").as_bytes())?;
     let mut line = Vec::new();
     while line.last() != Some(&b'\n') && line.len() < WAKE_UP_LIMIT {
         let mut bytes = [0; WAKE_UP_LIMIT];

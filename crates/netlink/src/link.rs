@@ -124,6 +124,17 @@ impl Socket {
         self.change(index, |message| message.text(libc::IFLA_IFNAME, name))
     }
 
+    /// Stops a device; its routes and neighbours go.
+    pub fn set_down(&mut self, index: u32) -> io::Result<()> {
+        let body = body(index, 0, libc::IFF_UP);
+        self.request(Message::new(libc::RTM_NEWLINK, libc::NLM_F_ACK, &body))
+    }
+
+    /// Gives a device another hardware address.
+    pub fn set_mac(&mut self, index: u32, mac: Mac) -> io::Result<()> {
+        self.change(index, |message| message.attribute(libc::IFLA_ADDRESS, &mac))
+    }
+
     /// Starts a device.
     pub fn set_up(&mut self, index: u32) -> io::Result<()> {
         let body = body(index, libc::IFF_UP, libc::IFF_UP);

@@ -42,6 +42,10 @@ pub const IMAGE_DISK: &str = "image";
 /// Serial number of the disk with the writable layer.
 pub const SCRATCH_DISK: &str = "scratch";
 
+/// Program in a container's files that is run in each copy of a snapshot, before the
+/// container's own processes go on.
+pub const ON_FORK: &str = "/run/caisson/on-fork";
+
 /// Kernel parameter of a machine that is to be frozen into a template. Its agent
 /// connects to nothing: it says [`TEMPLATE_READY`] on the serial console and waits
 /// there for one line, which each fork is given. The line holds the numbers of the
@@ -50,6 +54,11 @@ pub const TEMPLATE_PARAMETER: &str = "caisson.template";
 
 /// Line with which the agent says that its machine can be frozen.
 pub const TEMPLATE_READY: &str = "caisson-agent: frozen from here on";
+
+/// Line on the serial console with which the agent says that it has let go of the vsock
+/// device. It then waits there as after [`TEMPLATE_READY`], in the machine that goes on
+/// and in each copy of it.
+pub const LET_GO: &str = "caisson-agent: has let go";
 
 /// Longest line with which a fork is woken: what the serial port takes before its
 /// driver runs.

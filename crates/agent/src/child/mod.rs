@@ -6,6 +6,7 @@ mod copy;
 mod init;
 mod lookup;
 mod program;
+mod renewal;
 mod report;
 mod seccomp;
 mod terminal;
@@ -22,6 +23,7 @@ use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
 
 pub use copy::{CopyIn, CopyOut};
 pub use program::{Program, StandardStreams, nothing};
+pub use renewal::{HOOK, Renewal};
 pub use report::{Report, Reporter, Reports};
 pub use terminal::Size as TerminalSize;
 pub use view::View;

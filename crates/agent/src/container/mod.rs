@@ -1,5 +1,6 @@
 //! Containers: their files, their cgroup and their processes.
 
+mod freeze;
 mod process;
 mod rootfs;
 
@@ -45,6 +46,8 @@ struct Running {
     /// Of the first process, until it is let go.
     waiting: tokio::sync::Mutex<Option<Reports>>,
     execs: Mutex<HashMap<String, Arc<Process>>>,
+    /// The system call filter of its processes.
+    filter: Vec<u8>,
 }
 
 impl Container {
@@ -120,6 +123,7 @@ impl Container {
                 init: Arc::new(init),
                 waiting: tokio::sync::Mutex::new(Some(reports)),
                 execs: Mutex::default(),
+                filter: request.seccomp_bpf.clone(),
             }),
             Err(error) => {
                 if let Err(left) = cgroup.remove().await {
@@ -342,10 +346,8 @@ async fn prepared(
             "the process ended before its program began".to_owned(),
         ));
     };
-    if let Some(terminal) = &terminal {
-        connections.join(terminal)?;
-    }
-    let process = Process::new(child.pid, child.pidfd, exit, terminal);
+    let relays = connections.join(terminal.as_ref())?;
+    let process = Process::new(child.pid, child.pidfd, exit, terminal, relays);
     Ok((process, reports))
 }
 

@@ -8,6 +8,7 @@ use rustix::process::Pid;
 use crate::child::TerminalSize;
 use crate::error::{Error, Result};
 use crate::reaper::ExitWatch;
+use crate::stdio::Relays;
 
 /// A process that has been started.
 #[derive(Debug)]
@@ -16,6 +17,7 @@ pub struct Process {
     pidfd: OwnedFd,
     exit: ExitWatch,
     terminal: Option<OwnedFd>,
+    relays: Relays,
 }
 
 impl Process {
@@ -24,13 +26,20 @@ impl Process {
         pidfd: OwnedFd,
         exit: ExitWatch,
         terminal: Option<OwnedFd>,
+        relays: Relays,
     ) -> Self {
         Self {
             pid,
             pidfd,
             exit,
             terminal,
+            relays,
         }
+    }
+
+    /// What moves the bytes of its streams.
+    pub(super) fn relays(&self) -> &Relays {
+        &self.relays
     }
 
     /// As the agent sees it.

@@ -58,6 +58,11 @@ impl Rootfs {
         self.folder.join("rootfs")
     }
 
+    /// Where a file of the agent's can be written that is mounted in the container.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.join("files").join(name)
+    }
+
     /// Writes files that are put over those of the rootfs. Returns where they are and
     /// where they shall be.
     pub fn write_files(&self, files: &[agent::File]) -> Result<Vec<(PathBuf, PathBuf)>> {
