@@ -2,8 +2,8 @@
 //!
 //! A [`Hypervisor`] makes machines from a [`VmConfig`] (cold) or from a
 //! [`Template`] (fork). What can be asked of a machine depends on its state, and
-//! the state is in its type: a [`RunningVm`] has vsock ports and can be paused, a
-//! [`PausedVm`] can be resumed or frozen into a template, and a stopped machine
+//! the state is in its type: a [`RunningVm`] has vsock ports, can be paused and can
+//! leave a snapshot of itself, a [`PausedVm`] can be resumed, and a stopped machine
 //! is only an [`ExitReason`].
 
 mod config;
@@ -40,6 +40,9 @@ pub enum ExitReason {
     ProcessDied(String),
 }
 
+/// What is done while a machine stands still.
+pub type WhileStill = Box<dyn FnOnce() -> std::io::Result<()> + Send>;
+
 /// Makes virtual machines.
 #[async_trait]
 pub trait Hypervisor: Send + Sync {
@@ -59,8 +62,9 @@ pub trait Hypervisor: Send + Sync {
     async fn make_template(&self, config: &VmConfig, directory: &Path) -> Result<()>;
 
     /// Starts a copy of a template whose recipe is that of `config`. Disks and shares
-    /// come into its empty slots. Returns when it runs; as after a boot, the agent's
-    /// first connection to the log port tells that it is ready.
+    /// come into its empty slots. Of a snapshot, the copy has the same disks, and what
+    /// they held. Returns when it runs; as after a boot, the agent's first connection to
+    /// the log port tells that it is ready.
     async fn fork(&self, template: &Template, config: &VmConfig) -> Result<Box<dyn RunningVm>>;
 }
 
@@ -85,6 +89,14 @@ pub trait RunningVm: Send + Sync {
     /// use any more. None of that address is no error.
     async fn unplug(&self, mac: [u8; 6]) -> Result<()>;
 
+    /// Leaves the state of the machine in new files of `directory`, and lets it go on.
+    /// `still` is run while it stands still: that is when its disks can be copied.
+    ///
+    /// The agent has been asked to let go of the vsock device: every stream ends, and as
+    /// after a boot, its first connection to the log port tells that it is there again,
+    /// also where this fails.
+    async fn snapshot(&self, directory: &Path, still: WhileStill) -> Result<()>;
+
     /// Stops the CPUs; the state stays in memory.
     async fn pause(self: Box<Self>) -> Result<Box<dyn PausedVm>>;
 
@@ -103,9 +115,6 @@ pub trait RunningVm: Send + Sync {
 pub trait PausedVm: Send + Sync {
     /// Lets the CPUs run again.
     async fn resume(self: Box<Self>) -> Result<Box<dyn RunningVm>>;
-
-    /// Freezes the machine into a template below `directory`, which must not exist.
-    async fn snapshot(&self, directory: &Path) -> Result<Template>;
 
     /// Ends the machine.
     async fn kill(self: Box<Self>) -> Result<ExitReason>;

@@ -35,6 +35,8 @@ pub(super) enum Begin {
         memory: i32,
         /// Whether what is written stays in this machine.
         private: bool,
+        /// The state is that of a snapshot.
+        snapshot: bool,
     },
 }
 
@@ -56,6 +58,8 @@ pub(super) struct Devices {
     pub(super) disks: Vec<i32>,
     /// Network interfaces, in the order of the configuration.
     pub(super) networks: Vec<i32>,
+    /// Interfaces that the state has: those without a network lead nowhere.
+    pub(super) expected_networks: usize,
 }
 
 /// What QEMU is started with: a `microvm`, which has virtio-mmio devices and no PCI.
@@ -95,7 +99,9 @@ pub(super) fn arguments(
     let (backend, files) = match inherited.begin {
         Begin::Boot(files) => ("memory-backend-memfd,share=on".to_owned(), Some(files)),
         Begin::Template { files, memory } => (memory_file(memory, "on"), Some(files)),
-        Begin::Fork { memory, private } => {
+        Begin::Fork {
+            memory, private, ..
+        } => {
             let share = if private { "off" } else { "on" };
             (memory_file(memory, share), None)
         }
@@ -115,6 +121,10 @@ pub(super) fn arguments(
         }
         // The kernel has been in memory since the template was made.
         None => list.option("-incoming", "defer"),
+    }
+    if matches!(inherited.begin, Begin::Fork { snapshot: true, .. }) {
+        // It holds the devices' state alone, with nothing before it.
+        list.option("-global", "migration.send-configuration=off");
     }
 
     list.option(
@@ -181,6 +191,12 @@ fn add_devices(list: &mut List, config: &VmConfig, devices: &Devices, begin: Beg
         );
     }
     add_networks(list, config, &devices.networks);
+    for slot in slot::networks()
+        .take(devices.expected_networks)
+        .skip(devices.networks.len())
+    {
+        list.option("-device", format!("virtio-net-device,bus={}", slot.bus()));
+    }
 }
 
 fn add_networks(list: &mut List, config: &VmConfig, descriptors: &[i32]) {
@@ -226,6 +242,9 @@ pub(super) fn network_device(interface: &NetworkInterface, slot: Slot) -> Value 
     })
 }
 
+/// Name of the vsock device, and of the connection to the process that serves it.
+pub(super) const VSOCK: &str = "vsock";
+
 /// The devices that other processes serve, and the slots they are in.
 ///
 /// A machine that has them cannot load a state: QEMU takes their part of it, which no
@@ -233,11 +252,6 @@ pub(super) fn network_device(interface: &NetworkInterface, slot: Slot) -> Value 
 /// is given them when it has loaded its state, before its guest looks. That virtio-mmio
 /// has no hot-plug is for want of an object that approves of it; see [`HOTPLUG`].
 pub(super) fn vhost_user_devices(config: &VmConfig) -> Vec<(Slot, Value)> {
-    let vsock = json!({
-        "driver": "vhost-user-vsock-device",
-        "chardev": "vsock",
-        "bus": slot::VSOCK.bus(),
-    });
     let share = config.share.as_ref().map(|share| {
         json!({
             "driver": "vhost-user-fs-device",
@@ -247,9 +261,19 @@ pub(super) fn vhost_user_devices(config: &VmConfig) -> Vec<(Slot, Value)> {
             "bus": slot::SHARE.bus(),
         })
     });
-    std::iter::once((slot::VSOCK, vsock))
+    std::iter::once((slot::VSOCK, vsock_device()))
         .chain(share.map(|share| (slot::SHARE, share)))
         .collect()
+}
+
+/// The vsock device.
+pub(super) fn vsock_device() -> Value {
+    json!({
+        "driver": "vhost-user-vsock-device",
+        "id": VSOCK,
+        "chardev": VSOCK,
+        "bus": slot::VSOCK.bus(),
+    })
 }
 
 /// Approves of devices that are plugged in: the bus of a SCSI controller, of all objects
@@ -367,6 +391,7 @@ mod tests {
                 share: Some(6),
                 disks: vec![7],
                 networks: Vec::new(),
+                expected_networks: 0,
             }),
         }
     }
@@ -433,10 +458,30 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_of_a_snapshot_has_the_interfaces_that_its_state_has() {
+        let mut copy = inherited(Begin::Fork {
+            memory: 10,
+            private: true,
+            snapshot: true,
+        });
+        if let Some(devices) = &mut copy.devices {
+            devices.expected_networks = 1;
+        }
+        let arguments = arguments(&config(), Accelerator::Tcg, 2_000_000, &copy);
+        let without = ["migration.send-configuration=off"];
+        assert_eq!(values(&arguments, "-global"), without);
+        let devices = values(&arguments, "-device");
+        let idle = "virtio-net-device,bus=virtio-mmio-bus.0".to_owned();
+        assert!(devices.contains(&idle), "{devices:?}");
+        assert_eq!(values(&arguments, "-netdev"), [""; 0]);
+    }
+
+    #[test]
     fn a_fork_has_its_devices_where_the_template_expects_them() {
         let fork = inherited(Begin::Fork {
             memory: 10,
             private: true,
+            snapshot: false,
         });
         let arguments = arguments(&config(), Accelerator::Tcg, 2_000_000, &fork);
         assert_eq!(values(&arguments, "-kernel"), [""; 0]);
@@ -448,6 +493,7 @@ mod tests {
             .map(|device| device.rsplit('=').next().unwrap_or_default())
             .collect();
         assert_eq!(buses, ["virtio-mmio-bus.3", "virtio-mmio-bus.5"]);
+        assert_eq!(values(&arguments, "-global"), [""; 0]);
         let later = vhost_user_devices(&config());
         let buses: Vec<_> = later.iter().map(|(slot, _)| slot.bus()).collect();
         assert_eq!(buses, ["virtio-mmio-bus.7", "virtio-mmio-bus.6"]);

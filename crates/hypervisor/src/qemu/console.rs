@@ -5,7 +5,9 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use caisson_protocol::LET_GO;
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::watch;
 
 /// Bytes of the file that are written as they come: a boot needs a few KiB.
 const HEAD: u64 = 1 << 20;
@@ -21,7 +23,10 @@ const PANIC: &str = "Kernel panic - not syncing: ";
 
 /// The end of what the guest wrote.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Console(Arc<Mutex<VecDeque<u8>>>);
+pub(super) struct Console {
+    tail: Arc<Mutex<VecDeque<u8>>>,
+    let_go: watch::Sender<u64>,
+}
 
 impl Console {
     /// Copies `stream` to `file` until its end. A guest that floods its console
@@ -30,12 +35,17 @@ impl Console {
         let mut buffer = vec![0; 4096];
         let mut written = 0;
         let mut left_out = 0_u64;
+        let mut line = Line::default();
         loop {
             let bytes = match stream.read(&mut buffer).await {
                 Ok(0) | Err(_) => break,
                 Ok(length) => &buffer[..length],
             };
             self.keep(bytes);
+            let times = bytes.iter().filter(|byte| line.ends(**byte)).count();
+            if times > 0 {
+                self.let_go.send_modify(|all| *all += times as u64);
+            }
             let room = usize::try_from(HEAD - written).unwrap_or(usize::MAX);
             let (head, rest) = bytes.split_at(bytes.len().min(room));
             // A full disk of the host is not the guest's business.
@@ -53,14 +63,14 @@ impl Console {
     }
 
     fn keep(&self, bytes: &[u8]) {
-        let mut tail = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         tail.extend(&bytes[bytes.len().saturating_sub(TAIL)..]);
         let surplus = tail.len().saturating_sub(TAIL);
         tail.drain(..surplus);
     }
 
     fn append_tail(&self, file: &mut File, left_out: u64) -> io::Result<()> {
-        let mut tail = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         let length = usize::try_from(left_out)
             .unwrap_or(usize::MAX)
             .min(tail.len());
@@ -70,6 +80,16 @@ impl Console {
         }
         let bytes = tail.make_contiguous();
         file.write_all(&bytes[bytes.len() - length..])
+    }
+
+    /// Waits until the agent has said [`LET_GO`] this often.
+    pub(super) async fn has_let_go(&self, times: u64) {
+        // The sender is our own: it is there.
+        let _ = self
+            .let_go
+            .subscribe()
+            .wait_for(|said| *said >= times)
+            .await;
     }
 
     /// Why the kernel gave up, or else the last line that the guest said, fit to be shown.
@@ -88,10 +108,30 @@ impl Console {
 
     /// Why the kernel gave up, if it did.
     pub(super) fn panic(&self) -> Option<String> {
-        let mut tail = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(tail.make_contiguous()).into_owned();
         let (_, message) = text.rsplit_once(PANIC)?;
         Some(message.lines().next().unwrap_or_default().trim().to_owned())
+    }
+}
+
+/// The line that the guest is writing, as far as it may be [`LET_GO`].
+#[derive(Debug, Default)]
+struct Line(Vec<u8>);
+
+impl Line {
+    /// Takes the next byte; whether it ends such a line.
+    fn ends(&mut self, byte: u8) -> bool {
+        if byte != b'\n' {
+            // One that is longer is another line.
+            if self.0.len() <= LET_GO.len() {
+                self.0.push(byte);
+            }
+            return false;
+        }
+        let is = self.0.trim_ascii_end() == LET_GO.as_bytes();
+        self.0.clear();
+        is
     }
 }
 
@@ -125,6 +165,15 @@ mod tests {
         let (console, file) = record(&[b"Linux version\n", b"ready\n"]).await;
         assert_eq!(file, b"Linux version\nready\n");
         assert_eq!(console.panic(), None);
+    }
+
+    #[tokio::test]
+    async fn the_agent_is_heard_among_other_lines() {
+        let chunks: [&[u8]; 3] = [b"noise\r\ncaisson-agent: has", b" let go\r", b"\nmore\n"];
+        let (console, _) = record(&chunks).await;
+        console.has_let_go(1).await;
+        let (console, _) = record(&[b"x caisson-agent: has let go\n"]).await;
+        assert_eq!(*console.let_go.borrow(), 0);
     }
 
     #[tokio::test]

@@ -5,13 +5,16 @@ use std::io;
 use std::path::Path;
 
 use rustix::fs::MemfdFlags;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use super::arguments::{Begin, approve, vhost_user_devices};
 use super::freeze;
 use super::machine::{Machine, Parts};
-use super::{Qemu, open, slot};
+use super::monitor::Monitor;
+use super::slot::{self, Slot};
+use super::snapshot::{Devices, Forked};
+use super::{Qemu, file, open};
 use crate::template::{MEMORY, STATE, Template, copy_written};
 use crate::{Error, Result, VmConfig};
 
@@ -29,12 +32,17 @@ pub(super) async fn fork(qemu: &Qemu, template: &Template, config: &VmConfig) ->
     // The file system device maps the memory, which must then be this machine's own. The
     // vsock device can do without.
     let private = config.share.is_none();
+    let known = Devices::read(&template.directory)?;
+    if let Some(known) = &known {
+        known.check(config)?;
+    }
     let memory = memory(&template.directory.join(MEMORY), private)?;
     let state_path = template.directory.join(STATE);
     let state = open(&state_path, true)?;
     let devices = qemu.devices(config, private)?;
     let mut state_number = 0;
-    let mut parts = qemu.start(config, devices, |descriptors| {
+    let expected = known.as_ref().map_or(0, |known| known.interfaces.len());
+    let mut parts = qemu.start(config, devices, expected, |descriptors| {
         state_number = descriptors.add(state);
         let memory = match &memory {
             Memory::Template(memory) => memory,
@@ -46,22 +54,39 @@ pub(super) async fn fork(qemu: &Qemu, template: &Template, config: &VmConfig) ->
         Ok(Begin::Fork {
             memory: descriptors.add(memory),
             private,
+            snapshot: known.is_some(),
         })
     })?;
-    if let Memory::Copy { template, copy } = memory {
+    match memory {
+        Memory::Template(memory) => {
+            parts.forked = Some(Forked {
+                qemu: qemu.clone(),
+                memory,
+                run_directory: config.run_directory.clone(),
+                cid: config.cid,
+                host_ports: config.host_ports.clone(),
+                devices: Devices::of(config, known.as_ref()),
+            });
+        }
         // While QEMU makes its machine.
-        tokio::task::spawn_blocking(move || copy_written(&template, &copy))
-            .await
-            .map_err(io::Error::other)
-            .flatten()
-            .map_err(Error::host("cannot copy the template's memory"))?;
+        Memory::Copy { template, copy } => {
+            tokio::task::spawn_blocking(move || copy_written(&template, &copy))
+                .await
+                .map_err(io::Error::other)
+                .flatten()
+                .map_err(Error::host("cannot copy the template's memory"))?;
+        }
     }
     if let Err(error) = resume(&mut parts, state_number, config, private).await {
         return Err(freeze::failed(parts.qemu, "continuing from the template", error).await);
     }
+    let line = match &known {
+        None => slot::wake_up(config),
+        Some(known) => slot::wake_up_again(known.interfaces.len(), config.interfaces.len()),
+    };
     parts
         .to_guest
-        .write_all(slot::wake_up(config).as_bytes())
+        .write_all(line.as_bytes())
         .await
         .map_err(|_| Error::Ended)?;
     Ok(Machine::start(parts))
@@ -83,15 +108,19 @@ fn memory(path: &Path, private: bool) -> Result<Memory> {
 }
 
 /// Lets the vsock device reach the memory of QEMU, which must have been executed.
-async fn give_memory(parts: &Parts) -> io::Result<()> {
-    let ended = || io::Error::other("QEMU has ended");
-    let pid = parts.qemu.id().ok_or_else(ended)?;
-    let memory = File::options()
+async fn give_memory(parts: &Parts) -> Result<()> {
+    let pid = parts.qemu.id().ok_or(Error::Ended)?;
+    parts.control.give_memory(&process_memory(pid)?).await
+}
+
+/// The memory of a process, to be read and written.
+pub(super) fn process_memory(pid: u32) -> Result<File> {
+    let path = format!("/proc/{pid}/mem");
+    File::options()
         .read(true)
         .write(true)
-        .open(format!("/proc/{pid}/mem"))?;
-    let given = parts.control.give_memory(&memory).await;
-    given.map_err(io::Error::other)
+        .open(&path)
+        .map_err(file(Path::new(&path)))
 }
 
 /// Loads the state and plugs the other devices in. The CPUs run, but the agent sleeps.
@@ -107,15 +136,21 @@ async fn resume(
         .await?;
     // QEMU has answered: the address space is its own, no longer that of the jail's program.
     if foreign_memory {
-        give_memory(parts).await?;
+        give_memory(parts).await.map_err(io::Error::other)?;
     }
     let monitor = &mut parts.monitor;
     let arguments = json!({ "uri": format!("fd:{state}") });
     monitor.execute("migrate-incoming", arguments).await?;
     monitor.event("RESUME").await?;
     for (slot, device) in vhost_user_devices(config) {
-        monitor.execute("qom-set", approve(slot)).await?;
-        monitor.execute("device_add", device).await?;
+        plug(monitor, slot, device).await?;
     }
+    Ok(())
+}
+
+/// Plugs a device into a machine that runs.
+pub(super) async fn plug(monitor: &mut Monitor, slot: Slot, device: Value) -> io::Result<()> {
+    monitor.execute("qom-set", approve(slot)).await?;
+    monitor.execute("device_add", device).await?;
     Ok(())
 }

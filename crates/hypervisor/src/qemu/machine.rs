@@ -5,23 +5,24 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitStatus;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::json;
 use tokio::net::unix::OwnedWriteHalf;
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::arguments::{approve, netdev, network_device};
 use super::console::Console;
 use super::monitor::Monitor;
 use super::slot::{Networks, Slot};
+use super::snapshot::{self, Forked};
 use crate::device::Control;
 use crate::process::Process;
 use crate::{
-    Error, ExitReason, NetworkBackend, NetworkInterface, PausedVm, Result, RunningVm, Template,
+    Error, ExitReason, NetworkBackend, NetworkInterface, PausedVm, Result, RunningVm, WhileStill,
 };
 
 /// A device process ends when QEMU does, and may be seen to end first: how long
@@ -41,17 +42,41 @@ pub(super) struct Parts {
     pub(super) to_guest: OwnedWriteHalf,
     pub(super) networks: Networks,
     pub(super) host_ports: Vec<u32>,
+    /// What it takes to make a snapshot; none if there can be none.
+    pub(super) forked: Option<Forked>,
 }
+
+/// What the watcher of a machine is told.
+enum Order {
+    /// End it.
+    Kill,
+    /// Hand the first device out: its end will be nobody's fault.
+    Retire(oneshot::Sender<Option<Process>>),
+    /// Another one has taken its place.
+    Adopt(Box<Process>),
+}
+
+/// Orders that have not been carried out. A second one to kill is one too many.
+const ORDERS: usize = 4;
 
 /// A QEMU machine. Whether its CPUs run is said by the trait object that it is
 /// handed out as.
 pub(super) struct Machine {
-    control: Control,
-    monitor: Mutex<Monitor>,
+    control: std::sync::Mutex<Arc<Control>>,
+    pub(super) monitor: Mutex<Monitor>,
     networks: std::sync::Mutex<Networks>,
+    pub(super) console: Console,
+    /// The way to the guest's serial port. When it is dropped, QEMU takes the port for
+    /// unplugged, and what the guest writes is lost.
+    pub(super) to_guest: Mutex<OwnedWriteHalf>,
+    pub(super) forked: Option<Forked>,
+    /// How many snapshots the agent has let go for.
+    pub(super) snapshots: Mutex<u64>,
+    /// Process id of QEMU.
+    pub(super) qemu: u32,
     host_ports: Vec<u32>,
-    processes: Vec<u32>,
-    kill: mpsc::Sender<()>,
+    processes: std::sync::Mutex<Vec<u32>>,
+    orders: mpsc::Sender<Order>,
     ended: watch::Receiver<Option<ExitReason>>,
     watcher: JoinHandle<()>,
 }
@@ -62,27 +87,32 @@ impl Machine {
             .chain(&parts.devices)
             .filter_map(Process::id)
             .collect();
-        let (kill, killed) = mpsc::channel(1);
+        let qemu = parts.qemu.id().unwrap_or_default();
+        let (orders, received) = mpsc::channel(ORDERS);
         let (sender, ended) = watch::channel(None);
         let watcher = Watcher {
             qemu: parts.qemu,
             devices: parts.devices,
-            console: parts.console,
+            console: parts.console.clone(),
             recorder: parts.recorder,
-            _to_guest: parts.to_guest,
         };
         let watcher = tokio::spawn(async move {
-            let reason = watcher.run(killed).await;
+            let reason = watcher.run(received).await;
             // Nobody may be left to learn it.
             drop(sender.send(Some(reason)));
         });
         Self {
-            control: parts.control,
+            control: std::sync::Mutex::new(Arc::new(parts.control)),
             monitor: Mutex::new(parts.monitor),
             networks: std::sync::Mutex::new(parts.networks),
+            console: parts.console,
+            to_guest: Mutex::new(parts.to_guest),
+            forked: parts.forked,
+            snapshots: Mutex::new(0),
+            qemu,
             host_ports: parts.host_ports,
-            processes,
-            kill,
+            processes: std::sync::Mutex::new(processes),
+            orders,
             ended,
             watcher,
         }
@@ -135,7 +165,37 @@ impl Machine {
         Ok(())
     }
 
-    async fn end(&self) -> ExitReason {
+    fn control(&self) -> Arc<Control> {
+        let control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&control)
+    }
+
+    /// Takes the process of the vsock device out of the machine.
+    pub(super) async fn retire_vsock(&self) -> Result<Option<Process>> {
+        let (sender, process) = oneshot::channel();
+        let order = Order::Retire(sender);
+        self.orders.send(order).await.map_err(|_| Error::Ended)?;
+        process.await.map_err(|_| Error::Ended)
+    }
+
+    /// Makes the process of another vsock device part of the machine.
+    pub(super) async fn adopt_vsock(&self, process: Process, control: Control) -> Result<()> {
+        if let (Some(id), Some(place)) = (
+            process.id(),
+            // QEMU comes first.
+            self.processes
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get_mut(1),
+        ) {
+            *place = id;
+        }
+        *self.control.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(control);
+        let order = Order::Adopt(Box::new(process));
+        self.orders.send(order).await.map_err(|_| Error::Ended)
+    }
+
+    pub(super) async fn end(&self) -> ExitReason {
         let mut ended = self.ended.clone();
         match ended.wait_for(Option::is_some).await {
             Ok(reason) => reason.clone().unwrap_or(ExitReason::Killed),
@@ -145,8 +205,8 @@ impl Machine {
     }
 
     async fn kill_now(&self) -> ExitReason {
-        // A full channel holds the same request, a closed one says that it has ended.
-        let _ = self.kill.try_send(());
+        // A closed channel says that it has ended.
+        let _ = self.orders.send(Order::Kill).await;
         self.end().await
     }
 }
@@ -161,16 +221,18 @@ impl Drop for Machine {
 #[async_trait]
 impl RunningVm for Machine {
     async fn connect(&self, port: u32) -> Result<UnixStream> {
+        let control = self.control();
         tokio::select! {
-            stream = self.control.connect(port) => stream,
+            stream = control.connect(port) => stream,
             _ = self.end() => Err(Error::Ended),
         }
     }
 
     async fn accept(&self) -> Result<(u32, UnixStream)> {
+        let control = self.control();
         loop {
             let (port, stream) = tokio::select! {
-                accepted = self.control.accept() => accepted?,
+                accepted = control.accept() => accepted?,
                 _ = self.end() => return Err(Error::Ended),
             };
             if self.host_ports.contains(&port) {
@@ -199,6 +261,10 @@ impl RunningVm for Machine {
         Ok(())
     }
 
+    async fn snapshot(&self, directory: &Path, still: WhileStill) -> Result<()> {
+        snapshot::snapshot(self, directory, still).await
+    }
+
     async fn pause(self: Box<Self>) -> Result<Box<dyn PausedVm>> {
         self.execute("stop", "pausing the machine").await?;
         Ok(self)
@@ -213,7 +279,10 @@ impl RunningVm for Machine {
     }
 
     fn processes(&self) -> Vec<u32> {
-        self.processes.clone()
+        self.processes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -222,13 +291,6 @@ impl PausedVm for Machine {
     async fn resume(self: Box<Self>) -> Result<Box<dyn RunningVm>> {
         self.execute("cont", "resuming the machine").await?;
         Ok(self)
-    }
-
-    async fn snapshot(&self, _: &Path) -> Result<Template> {
-        Err(Error::Unsupported {
-            driver: "qemu",
-            what: "freeze a machine into a template yet",
-        })
     }
 
     async fn kill(self: Box<Self>) -> Result<ExitReason> {
@@ -242,16 +304,28 @@ struct Watcher {
     devices: Vec<Process>,
     console: Console,
     recorder: JoinHandle<()>,
-    _to_guest: OwnedWriteHalf,
 }
 
 impl Watcher {
-    async fn run(mut self, mut kill: mpsc::Receiver<()>) -> ExitReason {
-        let reason = tokio::select! {
-            // The sender lives as long as the machine: `None` means it was dropped.
-            _ = kill.recv() => ExitReason::Killed,
-            status = self.qemu.wait() => self.qemu_ended(status).await,
-            (device, status) = first(&mut self.devices) => self.device_ended(device, status).await,
+    async fn run(mut self, mut orders: mpsc::Receiver<Order>) -> ExitReason {
+        let reason = loop {
+            let order = tokio::select! {
+                order = orders.recv() => order,
+                status = self.qemu.wait() => break self.qemu_ended(status).await,
+                (device, status) = first(&mut self.devices) => {
+                    break self.device_ended(device, status).await;
+                }
+            };
+            match order {
+                Some(Order::Retire(to)) => {
+                    let retired = (!self.devices.is_empty()).then(|| self.devices.remove(0));
+                    // Unclaimed, it ends as it is dropped.
+                    let _ = to.send(retired);
+                }
+                Some(Order::Adopt(process)) => self.devices.insert(0, *process),
+                // The sender lives as long as the machine: `None` means it was dropped.
+                Some(Order::Kill) | None => break ExitReason::Killed,
+            }
         };
         self.qemu.kill().await;
         for device in &mut self.devices {

@@ -7,8 +7,10 @@ mod fork;
 mod freeze;
 mod jail;
 mod machine;
+mod memory;
 mod monitor;
 mod slot;
+mod snapshot;
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -67,7 +69,7 @@ impl Hypervisor for Qemu {
 
     async fn boot(&self, config: &VmConfig) -> Result<Box<dyn RunningVm>> {
         self.check(config)?;
-        let parts = self.start(config, self.devices(config, false)?, |descriptors| {
+        let parts = self.start(config, self.devices(config, false)?, 0, |descriptors| {
             Ok(Begin::Boot(boot_files(config, descriptors)?))
         })?;
         Ok(Box::new(Machine::start(parts)))
@@ -133,11 +135,13 @@ impl Qemu {
         })
     }
 
-    /// Starts QEMU with its devices.
+    /// Starts QEMU with its devices, and with network interfaces that lead nowhere up to
+    /// the number that is expected.
     fn start(
         &self,
         config: &VmConfig,
         devices: DeviceProcesses,
+        expected_networks: usize,
         begin: impl FnOnce(&mut Descriptors) -> Result<Begin>,
     ) -> Result<Parts> {
         let (console_stream, qemu_console) = pair()?;
@@ -158,6 +162,7 @@ impl Qemu {
                 share: share_connection.map(|connection| descriptors.add(connection)),
                 disks: disks(config, &mut descriptors)?,
                 networks: networks(config, &mut descriptors)?,
+                expected_networks,
             }),
         };
         let arguments = arguments::arguments(config, self.accelerator, self.tsc_khz, &inherited);
@@ -179,6 +184,7 @@ impl Qemu {
             to_guest,
             networks: slot::Networks::of(config),
             host_ports: config.host_ports.clone(),
+            forked: None,
         })
     }
 }

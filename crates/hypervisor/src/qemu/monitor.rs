@@ -43,8 +43,19 @@ impl Monitor {
 
     /// Gives QEMU a descriptor under a name.
     pub(super) async fn give(&mut self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        self.pass("getfd", json!({ "fdname": name }), descriptor)
+            .await
+    }
+
+    /// Runs a command that takes a descriptor.
+    pub(super) async fn pass(
+        &mut self,
+        command: &str,
+        arguments: Value,
+        descriptor: BorrowedFd<'_>,
+    ) -> io::Result<()> {
         self.negotiate().await?;
-        let line = line("getfd", json!({ "fdname": name }));
+        let line = line(command, arguments);
         let stream = self.stream.get_ref();
         let sent = stream
             .async_io(Interest::WRITABLE, || {
@@ -55,7 +66,7 @@ impl Monitor {
             // An empty socket takes a short line whole.
             return Err(io::ErrorKind::WriteZero.into());
         }
-        self.answer("getfd").await.map(drop)
+        self.answer(command).await.map(drop)
     }
 
     /// Waits until QEMU has told of an event, unless it already has.

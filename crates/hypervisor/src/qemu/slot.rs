@@ -134,14 +134,29 @@ pub(super) fn kernel_parameters() -> String {
 
 /// What wakes a fork: the numbers of its devices among [`all`].
 pub(super) fn wake_up(config: &VmConfig) -> String {
-    let used = |slot| match slot {
+    numbers(|slot| match slot {
         VSOCK => true,
         SHARE => config.share.is_some(),
         other => disks()
             .take(config.disks.len())
             .chain(networks().take(config.interfaces.len()))
             .any(|taken| taken == other),
-    };
+    })
+}
+
+/// What wakes a copy of a snapshot, and the machine itself that goes on: the devices that
+/// its guest does not know yet. It had `known` network interfaces.
+pub(super) fn wake_up_again(known: usize, interfaces: usize) -> String {
+    numbers(|slot| {
+        slot == VSOCK
+            || networks()
+                .take(interfaces)
+                .skip(known)
+                .any(|taken| taken == slot)
+    })
+}
+
+fn numbers(used: impl Fn(Slot) -> bool) -> String {
     let numbers: Vec<_> = all()
         .zip(0..)
         .filter(|(slot, _)| used(*slot))
@@ -151,7 +166,7 @@ pub(super) fn wake_up(config: &VmConfig) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use caisson_protocol::WAKE_UP_LIMIT;
 
     use std::sync::Arc;
@@ -159,7 +174,7 @@ mod tests {
     use super::*;
     use crate::{Disk, NetworkBackend, NetworkInterface, Share};
 
-    fn config(disks: usize, share: bool) -> VmConfig {
+    pub(in super::super) fn config(disks: usize, share: bool) -> VmConfig {
         let disk = Disk {
             path: "/d".into(),
             serial: "d".to_owned(),
@@ -226,6 +241,13 @@ mod tests {
         assert_eq!(networks.find([1; 6]), Some(first));
         networks.free(first);
         assert_eq!(networks.take([4; 6]), Some(first));
+    }
+
+    #[test]
+    fn a_copy_is_woken_with_what_is_new() {
+        assert_eq!(wake_up_again(1, 1), "0\n");
+        assert_eq!(wake_up_again(1, 0), "0\n");
+        assert_eq!(wake_up_again(0, 2), "0 5 6\n");
     }
 
     #[test]

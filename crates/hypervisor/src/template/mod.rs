@@ -13,7 +13,8 @@ pub use description::Description;
 pub use recipe::{FileIdentity, Kind, Recipe};
 pub use store::TemplateStore;
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 /// Name of the file with the guest's memory.
 pub(crate) const MEMORY: &str = "memory";
@@ -35,10 +36,52 @@ pub struct Template {
 }
 
 impl Template {
+    /// Describes a snapshot that a driver has left in `directory`, which is complete then.
+    ///
+    /// # Errors
+    /// When its files cannot be read, or the description not be written.
+    pub fn seal(directory: &Path, recipe: &Recipe) -> io::Result<Self> {
+        let description = Description::of(directory, recipe)?;
+        description.write(directory)?;
+        Ok(Self {
+            directory: directory.to_owned(),
+            key: description.key,
+        })
+    }
+
+    /// The snapshot in a folder, if machines of this recipe can be copies of it.
+    ///
+    /// # Errors
+    /// What is wrong with it, or what has changed since it was made.
+    pub fn open(directory: &Path, recipe: &Recipe) -> Result<Self, Unfit> {
+        let description = Description::read(directory)
+            .map_err(Unfit::Damaged)?
+            .ok_or_else(|| Unfit::Damaged("it is not there".to_owned()))?;
+        let differences = description.recipe.differences(recipe);
+        if !differences.is_empty() {
+            return Err(Unfit::Differs(differences));
+        }
+        let key = recipe.key();
+        description.check(directory, &key).map_err(Unfit::Damaged)?;
+        Ok(Self {
+            directory: directory.to_owned(),
+            key,
+        })
+    }
+
     /// The key as it is shown.
     pub fn short_key(&self) -> &str {
         short(&self.key)
     }
+}
+
+/// Why a snapshot cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unfit {
+    /// What is wrong with its files.
+    Damaged(String),
+    /// What is not as it was when it was made.
+    Differs(Vec<String>),
 }
 
 /// The beginning of a key, enough for people.
@@ -59,6 +102,31 @@ pub fn memory_size(wanted: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_snapshot_is_used_as_it_was_left() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let directory = folder.path();
+        let config = store::tests::config("/k".into());
+        let mut recipe = Recipe::new("qemu", &config);
+        recipe.add("kernel", "one");
+        let damaged = |what: &str| Err(Unfit::Damaged(what.to_owned()));
+        let open = |recipe: &Recipe| Template::open(directory, recipe).map(|found| found.key);
+        assert!(matches!(open(&recipe), Err(Unfit::Damaged(_))));
+        for name in [MEMORY, STATE] {
+            std::fs::write(directory.join(name), name).expect("written");
+        }
+        let sealed = Template::seal(directory, &recipe).expect("sealed");
+        assert_eq!(open(&recipe), Ok(sealed.key));
+        let mut other = recipe.clone();
+        other.add("kernel", "two");
+        assert_eq!(open(&other), Err(Unfit::Differs(vec!["kernel".to_owned()])));
+        std::fs::write(directory.join(STATE), "other").expect("written");
+        assert_eq!(open(&recipe), damaged("the state has another checksum"));
+        std::fs::write(directory.join(STATE), STATE).expect("written");
+        std::fs::write(directory.join(MEMORY), "other").expect("written");
+        assert_eq!(open(&recipe), damaged("the memory is not what was written"));
+    }
 
     #[test]
     fn few_sizes_serve_all_requests() {

@@ -1,6 +1,6 @@
 //! What a template depends on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -57,6 +57,18 @@ impl Recipe {
     /// Adds something that the template depends on.
     pub fn add(&mut self, name: &str, value: impl fmt::Display) {
         self.inputs.insert(name.to_owned(), value.to_string());
+    }
+
+    /// Names of what is otherwise in another recipe.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let kind = (self.kind != other.kind).then(|| "kind".to_owned());
+        let names = self.inputs.keys().chain(other.inputs.keys());
+        let names: BTreeSet<_> = names
+            .filter(|name| self.inputs.get(*name) != other.inputs.get(*name))
+            .cloned()
+            .chain(kind)
+            .collect();
+        names.into_iter().collect()
     }
 
     /// A name for all templates of this recipe: its SHA-256, hexadecimal.

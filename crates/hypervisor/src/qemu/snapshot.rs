@@ -1,0 +1,324 @@
+//! Leaving a snapshot of a machine that runs, and goes on.
+//!
+//! QEMU neither saves nor loads the state of a machine with a device that another process
+//! serves. The agent lets go of the vsock device first, so that it can be unplugged; a
+//! new one, with a process of its own, is plugged in when the state is on the disk.
+//!
+//! The memory of a fork is its template's, but for the pages that it has written. QEMU
+//! would write all of it into the state, from where each copy had to read it. It is
+//! written to a file instead, which copies map as they map a template's, and
+//! `xen-save-devices-state` writes the state of all else.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+
+use super::arguments::{VSOCK, vsock_device};
+use super::machine::Machine;
+use super::monitor::Monitor;
+use super::{Qemu, file, fork, jail, memory, slot};
+use crate::device::{self, Device};
+use crate::template::{MEMORY, STATE};
+use crate::{Error, NetworkBackend, Result, VmConfig, WhileStill};
+
+/// Name of the file with what the machine had, of a snapshot.
+const DEVICES: &str = "devices.json";
+
+/// How long the agent may take to let go of the vsock device, and QEMU to unplug it.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Number of QEMU's set of descriptors with the file of the state. Those of disks are
+/// counted from 0.
+const STATE_SET: u32 = 100;
+
+/// What of a machine is in its state, and what it takes to make a snapshot of it.
+pub(super) struct Forked {
+    /// Makes a vsock device.
+    pub(super) qemu: Qemu,
+    /// The memory that the machine began with.
+    pub(super) memory: File,
+    pub(super) run_directory: PathBuf,
+    pub(super) cid: u64,
+    pub(super) host_ports: Vec<u32>,
+    pub(super) devices: Devices,
+}
+
+/// Devices whose state is in a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Devices {
+    pub(super) disks: usize,
+    pub(super) interfaces: Vec<Interface>,
+}
+
+/// A network interface: what it may be connected to follows from what its guest was
+/// offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Interface {
+    /// To anything.
+    Plain,
+    /// Only to what takes checksums and segmentation over.
+    Offloading,
+}
+
+impl Devices {
+    /// Those of a machine, of which `before` were in the state that it began with.
+    pub(super) fn of(config: &VmConfig, before: Option<&Self>) -> Self {
+        let of = |backend: &NetworkBackend| match backend {
+            NetworkBackend::Stream(_) => Interface::Plain,
+            NetworkBackend::Tap(_) => Interface::Offloading,
+        };
+        let mut interfaces: Vec<_> = config
+            .interfaces
+            .iter()
+            .map(|interface| of(&interface.backend))
+            .collect();
+        for (index, known) in before
+            .iter()
+            .flat_map(|before| &before.interfaces)
+            .enumerate()
+        {
+            match interfaces.get_mut(index) {
+                // What its guest has once been offered counts.
+                Some(interface) => *interface = *known,
+                None => interfaces.push(*known),
+            }
+        }
+        Self {
+            disks: config.disks.len(),
+            interfaces,
+        }
+    }
+
+    /// Those of a snapshot; none for a template.
+    pub(super) fn read(directory: &Path) -> Result<Option<Self>> {
+        let path = directory.join(DEVICES);
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(file(&path)(error)),
+        };
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| file(&path)(error.into()))
+    }
+
+    /// Whether a machine can begin with this state.
+    pub(super) fn check(&self, config: &VmConfig) -> Result<()> {
+        let unsupported = |what| Error::Unsupported {
+            driver: "qemu",
+            what,
+        };
+        if self.disks != config.disks.len() {
+            return Err(unsupported("copy a snapshot with another number of disks"));
+        }
+        for (index, known) in self.interfaces.iter().enumerate() {
+            let backend = config.interfaces.get(index).map(|given| &given.backend);
+            if *known == Interface::Offloading && !matches!(backend, Some(NetworkBackend::Tap(_))) {
+                return Err(unsupported(
+                    "copy a snapshot of a container in a bridge or CNI network into a network \
+                     of another kind; choose one with --network",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// See [`crate::RunningVm::snapshot`].
+pub(super) async fn snapshot(machine: &Machine, directory: &Path, still: WhileStill) -> Result<()> {
+    let Some(forked) = &machine.forked else {
+        return Err(Error::Unsupported {
+            driver: "qemu",
+            what: "leave a snapshot of a machine that has booted or has volumes; it must be a \
+                   fork of a template",
+        });
+    };
+    let failed = |doing: &'static str| {
+        move |error: io::Error| Error::Process {
+            program: "QEMU".to_owned(),
+            doing,
+            detail: error.to_string(),
+        }
+    };
+    // One at a time.
+    let mut taken = machine.snapshots.lock().await;
+    let let_go = machine.console.has_let_go(*taken + 1);
+    tokio::select! {
+        waited = tokio::time::timeout(DEADLINE, let_go) => waited.map_err(|_| Error::Process {
+            program: "the agent".to_owned(),
+            doing: "letting go of the vsock device",
+            detail: format!("it did not within {} s", DEADLINE.as_secs()),
+        })?,
+        _ = machine.end() => return Err(Error::Ended),
+    }
+    *taken += 1;
+    let mut monitor = machine.monitor.lock().await;
+    // Its end is no longer that of the machine.
+    let retired = machine.retire_vsock().await?;
+    let unplugged = async {
+        let device = json!({ "id": VSOCK });
+        monitor.execute("device_del", device.clone()).await?;
+        monitor.event("DEVICE_DELETED").await?;
+        monitor.execute("chardev-remove", device).await
+    };
+    tokio::time::timeout(DEADLINE, unplugged)
+        .await
+        .map_err(io::Error::from)
+        .flatten()
+        .map_err(failed("unplugging the vsock device"))?;
+    if let Some(mut retired) = retired {
+        retired.kill().await;
+    }
+    let written = write(machine, forked, &mut monitor, directory, still).await;
+    plug(machine, forked, &mut monitor).await?;
+    drop(monitor);
+    machine
+        .to_guest
+        .lock()
+        .await
+        .write_all(slot::wake_up_again(0, 0).as_bytes())
+        .await
+        .map_err(|_| Error::Ended)?;
+    let files = written?;
+    // The guest need not stand still for the disk.
+    tokio::task::spawn_blocking(move || files.iter().try_for_each(File::sync_all))
+        .await
+        .map_err(io::Error::other)
+        .flatten()
+        .map_err(Error::host("cannot write the snapshot"))
+}
+
+/// Stops the machine, writes its state, and lets it go on.
+async fn write(
+    machine: &Machine,
+    forked: &Forked,
+    monitor: &mut Monitor,
+    directory: &Path,
+    still: WhileStill,
+) -> Result<Vec<File>> {
+    let make = |name: &str| {
+        let path = directory.join(name);
+        File::options()
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .map_err(file(&path))
+    };
+    // QEMU takes a descriptor only with the very access that it asks for.
+    let (memory, state, devices) = (make(MEMORY)?, make(STATE)?, make(DEVICES)?);
+    jail::share(&memory)?;
+    serde_json::to_writer(&devices, &forked.devices)
+        .map_err(|error| file(&directory.join(DEVICES))(error.into()))?;
+    let pid = machine.qemu;
+    let (from, to) = (
+        forked.memory.try_clone().map_err(Error::host("memory"))?,
+        memory.try_clone().map_err(Error::host("memory"))?,
+    );
+    let host = |error| Error::host("cannot write the snapshot")(error);
+    monitor.execute("stop", json!({})).await.map_err(host)?;
+    let saved = async {
+        save(monitor, &state).await?;
+        tokio::task::spawn_blocking(move || {
+            memory::copy(pid, &from, &to)?;
+            still()
+        })
+        .await
+        .map_err(io::Error::other)?
+    };
+    let saved = saved.await.map_err(host);
+    monitor.execute("cont", json!({})).await.map_err(host)?;
+    saved.map(|()| vec![memory, state, devices])
+}
+
+/// Has QEMU write the state of all but the memory. A copy will run, though this machine
+/// stands still: `xen-save-devices-state` notes it so.
+async fn save(monitor: &mut Monitor, state: &File) -> io::Result<()> {
+    let set = json!({ "fdset-id": STATE_SET });
+    monitor.pass("add-fd", set.clone(), state.as_fd()).await?;
+    let arguments = json!({ "filename": format!("/dev/fdset/{STATE_SET}"), "live": false });
+    let saved = monitor.execute("xen-save-devices-state", arguments).await;
+    monitor.execute("remove-fd", set).await?;
+    saved.map(drop)
+}
+
+/// Plugs a new vsock device in.
+async fn plug(machine: &Machine, forked: &Forked, monitor: &mut Monitor) -> Result<()> {
+    let (
+        Device {
+            process,
+            connection,
+        },
+        control,
+    ) = device::vsock(
+        &forked.qemu.devices_program,
+        &forked.run_directory,
+        forked.cid,
+        &forked.host_ports,
+        true,
+    )?;
+    control
+        .give_memory(&fork::process_memory(machine.qemu)?)
+        .await?;
+    let plugged = async {
+        monitor.give(VSOCK, connection.as_fd()).await?;
+        let socket = json!({
+            "addr": { "type": "fd", "data": { "str": VSOCK } },
+            "server": false,
+        });
+        let backend = json!({ "type": "socket", "data": socket });
+        let chardev = json!({ "id": VSOCK, "backend": backend });
+        monitor.execute("chardev-add", chardev).await?;
+        fork::plug(monitor, slot::VSOCK, vsock_device()).await
+    };
+    let plugged = tokio::time::timeout(DEADLINE, plugged).await;
+    plugged
+        .map_err(io::Error::from)
+        .flatten()
+        .map_err(|error| Error::Process {
+            program: "QEMU".to_owned(),
+            doing: "plugging the vsock device in again",
+            detail: error.to_string(),
+        })?;
+    machine.adopt_vsock(process, control).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_with_offloads_needs_a_tap() {
+        let mut config = super::super::slot::tests::config(0, false);
+        let devices = |interfaces| Devices {
+            disks: 0,
+            interfaces,
+        };
+        assert!(devices(vec![Interface::Plain]).check(&config).is_ok());
+        let error = devices(vec![Interface::Offloading]).check(&config);
+        assert!(
+            error
+                .expect_err("refused")
+                .to_string()
+                .contains("--network")
+        );
+        let fd = File::open("/dev/null").expect("a file").into();
+        config.interfaces = vec![crate::NetworkInterface {
+            mac: [2; 6],
+            backend: NetworkBackend::Tap(std::sync::Arc::new(fd)),
+        }];
+        assert!(devices(vec![Interface::Offloading]).check(&config).is_ok());
+        let known = devices(vec![Interface::Plain, Interface::Plain]);
+        assert_eq!(Devices::of(&config, Some(&known)), known);
+        assert_eq!(
+            Devices::of(&config, None),
+            devices(vec![Interface::Offloading])
+        );
+    }
+}
