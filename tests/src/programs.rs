@@ -85,6 +85,11 @@ pub fn kernel() -> PathBuf {
     existing(target().join("guest/vmlinux"))
 }
 
+/// What the guest starts with: the agent.
+pub fn initramfs() -> PathBuf {
+    existing(target().join("guest/initramfs"))
+}
+
 /// The variables that tell a chosen program where its parts are. Others find them.
 pub fn places() -> Vec<(&'static str, OsString)> {
     let Some(folder) = chosen() else {
@@ -96,9 +101,6 @@ pub fn places() -> Vec<(&'static str, OsString)> {
             existing(folder.join("caisson-devices")).into(),
         ),
         ("CAISSON_KERNEL", kernel().into()),
-        (
-            "CAISSON_INITRAMFS",
-            existing(target().join("guest/initramfs")).into(),
-        ),
+        ("CAISSON_INITRAMFS", initramfs().into()),
     ]
 }

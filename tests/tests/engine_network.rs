@@ -1,7 +1,7 @@
 //! Engine networks: the guest takes the place that an engine has made for its container.
 
 use caisson_end_to_end::docker::Docker;
-use caisson_end_to_end::engine::{Containerd, IMAGE, RUNTIME, Release, shown};
+use caisson_end_to_end::engine::{self, Containerd, IMAGE, RUNTIME, Release};
 use caisson_end_to_end::netns::{Cni, Netns};
 use caisson_end_to_end::{eventually, kill, output, text};
 
@@ -485,7 +485,7 @@ fn a_server_behind_the_bridge_of_docker() {
         docker.ok(&["rm", "refused"]);
     }
     for feature in ["Docker's bridge and -p", LATER] {
-        shown("Docker 26", feature);
+        engine::shown("Docker 26", feature);
     }
     docker.ok(&["rm", "-f", "web"]);
     docker.ok(&["network", "rm", "more"]);

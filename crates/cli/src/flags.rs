@@ -21,7 +21,7 @@ use crate::spec::egress::Place;
 use crate::spec::security::{self, SecurityOption};
 use crate::spec::sysctl::{self, Sysctl};
 use crate::spec::volume::{self, VolumeRequest};
-use crate::spec::{device, environment, identity, label, limit, network, size};
+use crate::spec::{copy, device, environment, identity, label, limit, network, size};
 
 /// When an image is fetched although a name for it may be there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -37,6 +37,7 @@ pub enum PullPolicy {
 
 /// `caisson run`.
 #[derive(Debug, Clone, Args)]
+#[command(mut_arg(PROGRAM, |program| program.required(false).required_unless_present("from")))]
 pub struct RunFlags {
     /// Print the container's id and leave it running
     #[arg(short, long)]
@@ -47,6 +48,9 @@ pub struct RunFlags {
     /// The container.
     #[command(flatten)]
     pub create: CreateFlags,
+    /// Instead of an image.
+    #[command(flatten)]
+    pub from: copy::From,
 }
 
 /// A container to be made: `caisson create`, and most of `caisson run`.
@@ -281,12 +285,17 @@ impl FromArgMatches for Program {
             .into_iter()
             .flatten()
             .cloned();
-        let image = words.next().ok_or_else(|| {
-            clap::Error::raw(
-                ErrorKind::MissingRequiredArgument,
-                "the name of an image is missing\n",
-            )
-        })?;
+        let from = matches.try_contains_id("from").unwrap_or(false);
+        let image = match words.next() {
+            Some(image) => image,
+            None if from => String::new(),
+            None => {
+                return Err(clap::Error::raw(
+                    ErrorKind::MissingRequiredArgument,
+                    "the name of an image is missing\n",
+                ));
+            }
+        };
         Ok(Self {
             image,
             args: words.collect(),
@@ -375,6 +384,25 @@ mod tests {
                 words.iter().all(|word| error.contains(word)),
                 "{line}: {error}"
             );
+        }
+    }
+
+    #[test]
+    fn a_copy_is_given_what_is_around_its_program() {
+        let flags = run("--from warm -d --name a -p 80 -h box --rm").expect("parses");
+        assert_eq!(flags.from.0.as_deref(), Some("warm"));
+        assert!(run("-d busybox").expect("parses").from.0.is_none());
+        for (line, words) in [
+            ("--from warm busybox", "an image or a command"),
+            ("--from warm -e A=1", "--env cannot"),
+            ("--from warm -v /a:/b", "--volume cannot"),
+            ("--from warm --entrypoint sh", "--entrypoint cannot"),
+            ("--from warm --read-only", "--read-only cannot"),
+            ("--from warm -u 1", "--user cannot"),
+        ] {
+            let error = run(line).expect_err(line);
+            assert!(error.contains(words), "{line}: {error}");
+            assert!(error.contains("runs already"), "{line}: {error}");
         }
     }
 

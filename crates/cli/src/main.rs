@@ -13,6 +13,7 @@ mod names;
 mod progress;
 mod refuse;
 mod signal;
+mod snapshot;
 mod spec;
 mod supervisor;
 mod table;
@@ -102,6 +103,8 @@ enum Command {
     Images(images::ImagesFlags),
     /// Remove images
     Rmi(images::RemoveImageFlags),
+    /// Freeze a running container to start copies of it
+    Snapshot(command::snapshot::SnapshotFlags),
     /// Work with the machines from which others are forked
     Template {
         #[command(subcommand)]
@@ -275,6 +278,7 @@ fn dispatch(cli: &Cli, begin: Instant) -> Result<u8> {
         Command::Load(flags) => images::load(flags, &settings)?,
         Command::Images(flags) => images::images(flags, &settings)?,
         Command::Rmi(flags) => images::remove(flags, &store()?, &settings)?,
+        Command::Snapshot(flags) => command::snapshot::snapshot(flags, &store()?, &settings)?,
         Command::Template { command } => template::template(command, &settings)?,
         Command::Bench {
             command: BenchCommand::Start(flags),

@@ -1,9 +1,10 @@
 //! A container in a sandbox.
 
 use caisson_protocol::agent::{
-    self as api, ContainerRequest, CopyRequest, CreateContainerRequest, ExecRequest, StatsResponse,
-    UpdateContainerRequest,
+    self as api, ContainerRequest, CopyRequest, CreateContainerRequest, ExecRequest, Renewal,
+    StatsResponse, ThawRequest, UpdateContainerRequest,
 };
+use caisson_protocol::agent_ttrpc::AgentClient;
 use oci_spec::runtime::{LinuxResources, Process as ProcessSpec, Spec};
 use protobuf::MessageField;
 use tokio::net::UnixStream;
@@ -51,6 +52,21 @@ pub struct RootfsFile {
     pub content: String,
 }
 
+/// The container of a machine that is a copy of another.
+#[derive(Debug, Clone)]
+pub struct ContainerCopy {
+    /// Name in the guest, which is the first one's.
+    pub id: String,
+    /// The OCI runtime specification of the first one.
+    pub spec: Spec,
+    /// Host name.
+    pub hostname: String,
+    /// In place of the first one's.
+    pub files: Vec<RootfsFile>,
+    /// Its standard streams. It has a terminal if the first one had.
+    pub streams: StreamRequest,
+}
+
 /// A container that has been created.
 #[derive(Clone)]
 pub struct Container {
@@ -65,25 +81,16 @@ impl Sandbox {
         config: ContainerConfig,
     ) -> Result<(Container, ProcessStreams)> {
         validate::specification(&config.spec)?;
-        let seccomp = match config
-            .spec
-            .linux()
-            .as_ref()
-            .and_then(|linux| linux.seccomp().as_ref())
-        {
-            Some(profile) => seccomp::compile(profile)?,
-            None => Vec::new(),
-        };
+        let seccomp = filter(&config.spec)?;
         let mut request = self.describe(&config)?;
         request.seccomp_bpf = seccomp.clone();
+        let _open = self.open().await;
         let (stdio, streams) = open_streams(self, config.streams).await?;
         request.stdio = MessageField::some(stdio);
         let answer = self
             .call_with(
                 "creating the container",
-                self.inner
-                    .agent
-                    .create_container(agent::bounded(), &request),
+                async |agent| agent.create_container(agent::bounded(), &request).await,
                 agent::not_executed("creating the container"),
             )
             .await?;
@@ -96,13 +103,49 @@ impl Sandbox {
         Ok((Container { init, seccomp }, streams))
     }
 
+    /// Takes over the container of a machine that is a copy of another. It is given its
+    /// identity and its streams, and goes on.
+    pub async fn copy_container(
+        &self,
+        config: ContainerCopy,
+    ) -> Result<(Container, ProcessStreams)> {
+        let doing = "letting the copy go on";
+        let seccomp = filter(&config.spec)?;
+        let _open = self.open().await;
+        let (stdio, streams) = open_streams(self, config.streams).await?;
+        let renewal = Renewal {
+            hostname: config.hostname,
+            files: config.files.iter().map(file).collect(),
+            ..Default::default()
+        };
+        let request = ThawRequest {
+            id: config.id,
+            stdio: MessageField::some(stdio),
+            renewal: MessageField::some(renewal),
+            ..Default::default()
+        };
+        let answer = self
+            .call_with(
+                doing,
+                async |agent| agent.thaw_container(agent::bounded(), &request).await,
+                agent::failed(doing),
+            )
+            .await?;
+        let init = Process {
+            sandbox: self.clone(),
+            container: request.id,
+            exec: String::new(),
+            pid: answer.pid,
+        };
+        Ok((Container { init, seccomp }, streams))
+    }
+
     /// Mounts a container's files and starts nothing, for copies in and out.
     pub async fn mount_container(&self, config: &ContainerConfig) -> Result<Container> {
         let request = self.describe(config)?;
-        self.call(
-            "mounting the container's files",
-            self.inner.agent.mount_rootfs(agent::bounded(), &request),
-        )
+        self.call("mounting the container's files", async |agent| {
+            agent.mount_rootfs(agent::bounded(), &request).await
+        })
         .await?;
         let init = Process {
             sandbox: self.clone(),
@@ -141,6 +184,15 @@ impl Sandbox {
     }
 }
 
+/// The system call filter that a specification asks for.
+fn filter(spec: &Spec) -> Result<Vec<u8>> {
+    let linux = spec.linux().as_ref();
+    match linux.and_then(|linux| linux.seccomp().as_ref()) {
+        Some(profile) => seccomp::compile(profile),
+        None => Ok(Vec::new()),
+    }
+}
+
 fn file(file: &RootfsFile) -> api::File {
     api::File {
         path: file.path.clone(),
@@ -158,7 +210,7 @@ fn encode(doing: &'static str, value: &impl serde::Serialize) -> Result<Vec<u8>>
 }
 
 impl Container {
-    fn sandbox(&self) -> &Sandbox {
+    pub(crate) fn sandbox(&self) -> &Sandbox {
         &self.init.sandbox
     }
 
@@ -169,6 +221,11 @@ impl Container {
         }
     }
 
+    /// Its name in the guest.
+    pub fn id(&self) -> &str {
+        &self.init.container
+    }
+
     /// The first process.
     pub fn init(&self) -> &Process {
         &self.init
@@ -177,11 +234,12 @@ impl Container {
     /// Lets the first process run.
     pub async fn start(&self) -> Result<()> {
         let doing = "starting the container";
-        let agent = &self.sandbox().inner.agent;
         let request = self.request();
-        let answer = agent.start_container(agent::bounded(), &request);
+        let _open = self.sandbox().open().await;
+        let ask =
+            async |agent: AgentClient| agent.start_container(agent::bounded(), &request).await;
         self.sandbox()
-            .call_with(doing, answer, agent::not_executed(doing))
+            .call_with(doing, ask, agent::not_executed(doing))
             .await
             .map(drop)
     }
@@ -197,6 +255,7 @@ impl Container {
     ) -> Result<(Process, ProcessStreams)> {
         let doing = "starting a process";
         let sandbox = self.sandbox();
+        let _open = sandbox.open().await;
         let (stdio, streams) = open_streams(sandbox, streams).await?;
         let request = ExecRequest {
             container_id: self.init.container.clone(),
@@ -213,7 +272,7 @@ impl Container {
         let answer = sandbox
             .call_with(
                 doing,
-                sandbox.inner.agent.exec(agent::bounded(), &request),
+                async |agent| agent.exec(agent::bounded(), &request).await,
                 agent::not_executed(doing),
             )
             .await?;
@@ -228,24 +287,24 @@ impl Container {
 
     /// Freezes every process.
     pub async fn pause(&self) -> Result<()> {
-        let agent = &self.sandbox().inner.agent;
         self.sandbox()
-            .call(
-                "pausing the container",
-                agent.pause_container(agent::bounded(), &self.request()),
-            )
+            .call("pausing the container", async |agent| {
+                agent
+                    .pause_container(agent::bounded(), &self.request())
+                    .await
+            })
             .await
             .map(drop)
     }
 
     /// Undoes [`Self::pause`].
     pub async fn resume(&self) -> Result<()> {
-        let agent = &self.sandbox().inner.agent;
         self.sandbox()
-            .call(
-                "resuming the container",
-                agent.resume_container(agent::bounded(), &self.request()),
-            )
+            .call("resuming the container", async |agent| {
+                agent
+                    .resume_container(agent::bounded(), &self.request())
+                    .await
+            })
             .await
             .map(drop)
     }
@@ -257,35 +316,31 @@ impl Container {
             resources_json: encode("encoding the container's limits", resources)?,
             ..Default::default()
         };
-        let agent = &self.sandbox().inner.agent;
         self.sandbox()
-            .call(
-                "changing the container's limits",
-                agent.update_container(agent::bounded(), &request),
-            )
+            .call("changing the container's limits", async |agent| {
+                agent.update_container(agent::bounded(), &request).await
+            })
             .await
             .map(drop)
     }
 
     /// What the container uses.
     pub async fn stats(&self) -> Result<StatsResponse> {
-        let agent = &self.sandbox().inner.agent;
         self.sandbox()
-            .call(
-                "reading statistics",
-                agent.stats(agent::bounded(), &self.request()),
-            )
+            .call("reading statistics", async |agent| {
+                agent.stats(agent::bounded(), &self.request()).await
+            })
             .await
     }
 
     /// Kills what is left of the container and unmounts its files.
     pub async fn delete(&self) -> Result<()> {
-        let agent = &self.sandbox().inner.agent;
         self.sandbox()
-            .call(
-                "removing the container",
-                agent.delete_container(agent::bounded(), &self.request()),
-            )
+            .call("removing the container", async |agent| {
+                agent
+                    .delete_container(agent::bounded(), &self.request())
+                    .await
+            })
             .await
             .map(drop)
     }
@@ -297,16 +352,16 @@ impl Container {
         path: &str,
         follow_link: bool,
     ) -> Result<(UnixStream, impl Future<Output = Result<()>> + use<>)> {
+        let open = self.sandbox().open().await;
         let (stream, mut request) = self.copy_request(path).await?;
         request.follow_link = follow_link;
         let sandbox = self.sandbox().clone();
         let copy = async move {
-            let agent = &sandbox.inner.agent;
+            let _open = open;
+            let doing = "copying out of the container";
+            let ask = async |agent: AgentClient| agent.copy_out(agent::unbounded(), &request).await;
             sandbox
-                .call(
-                    "copying out of the container",
-                    agent.copy_out(agent::unbounded(), &request),
-                )
+                .call_with(doing, ask, agent::failed(doing))
                 .await
                 .map(drop)
         };
@@ -319,16 +374,16 @@ impl Container {
         path: &str,
         keep_owner: bool,
     ) -> Result<(UnixStream, impl Future<Output = Result<()>> + use<>)> {
+        let open = self.sandbox().open().await;
         let (stream, mut request) = self.copy_request(path).await?;
         request.archive = keep_owner;
         let sandbox = self.sandbox().clone();
         let copy = async move {
-            let agent = &sandbox.inner.agent;
+            let _open = open;
+            let doing = "copying into the container";
+            let ask = async |agent: AgentClient| agent.copy_in(agent::unbounded(), &request).await;
             sandbox
-                .call(
-                    "copying into the container",
-                    agent.copy_in(agent::unbounded(), &request),
-                )
+                .call_with(doing, ask, agent::failed(doing))
                 .await
                 .map(drop)
         };

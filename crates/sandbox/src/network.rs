@@ -151,11 +151,9 @@ impl Sandbox {
     }
 
     async fn tell(&self, request: UpdateNetworkRequest) -> Result<()> {
-        let agent = &self.inner.agent;
-        self.call(
-            "following a change of the network",
-            agent.update_network(agent::bounded(), &request),
-        )
+        self.call("following a change of the network", async |agent| {
+            agent.update_network(agent::bounded(), &request).await
+        })
         .await
         .map(drop)
     }

@@ -68,14 +68,25 @@ impl Process {
             exec_id: self.exec.clone(),
             ..Default::default()
         };
-        let agent = &self.sandbox.inner.agent;
-        let answer = self
-            .sandbox
-            .call(
-                "waiting for the process",
-                agent.wait_process(agent::unbounded(), &request),
-            )
-            .await?;
+        let doing = "waiting for the process";
+        let answer = loop {
+            let link = self.sandbox.link_number();
+            let answer = self.sandbox.call_with(
+                doing,
+                async |agent| agent.wait_process(agent::unbounded(), &request).await,
+                agent::failed(doing),
+            );
+            match answer.await {
+                Ok(answer) => break answer,
+                Err(error) => {
+                    // A snapshot cuts the connection, and makes another.
+                    drop(self.sandbox.open().await);
+                    if self.sandbox.link_number() == link {
+                        return Err(error);
+                    }
+                }
+            }
+        };
         Ok(Exit {
             code: u8::try_from(answer.exit_code).unwrap_or(u8::MAX),
             oom_killed: answer.oom_killed,
@@ -91,12 +102,10 @@ impl Process {
             all,
             ..Default::default()
         };
-        let agent = &self.sandbox.inner.agent;
         self.sandbox
-            .call(
-                "sending a signal",
-                agent.signal_process(agent::bounded(), &request),
-            )
+            .call("sending a signal", async |agent| {
+                agent.signal_process(agent::bounded(), &request).await
+            })
             .await
             .map(drop)
     }
@@ -110,12 +119,10 @@ impl Process {
             columns: size.columns.into(),
             ..Default::default()
         };
-        let agent = &self.sandbox.inner.agent;
         self.sandbox
-            .call(
-                "resizing the terminal",
-                agent.resize_terminal(agent::bounded(), &request),
-            )
+            .call("resizing the terminal", async |agent| {
+                agent.resize_terminal(agent::bounded(), &request).await
+            })
             .await
             .map(drop)
     }

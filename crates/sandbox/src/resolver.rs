@@ -41,12 +41,9 @@ impl Sandbox {
             stream: number,
             ..Default::default()
         };
-        self.call(
-            "forwarding a resolver",
-            self.inner
-                .agent
-                .forward_resolver(agent::bounded(), &request),
-        )
+        self.call("forwarding a resolver", async |agent| {
+            agent.forward_resolver(agent::bounded(), &request).await
+        })
         .await?;
         tokio::spawn(relay(stream, attachment, SocketAddr::new(address, PORT)));
         Ok(())

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use caisson_hypervisor::{ExitReason, Hypervisor, RunningVm, TemplateStore, VmConfig};
@@ -16,8 +16,9 @@ use protobuf::MessageField;
 use rustix::process::{Pid, PidfdFlags};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
-use crate::start::{self, Origin};
+use crate::start::{self, Origin, Snapshot};
 use crate::timing::Timing;
 use crate::{Error, Result, agent, console, network};
 
@@ -30,6 +31,9 @@ const ENTROPY_BYTES: usize = 64;
 /// How long a guest may take to sync its disks and power off.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long an agent may take to call again after a snapshot.
+const RETURN_DEADLINE: Duration = Duration::from_secs(30);
+
 /// A sandbox to be started.
 #[derive(Debug, Clone)]
 pub struct SandboxConfig {
@@ -40,6 +44,9 @@ pub struct SandboxConfig {
     pub network: Option<Attachment>,
     /// Where there are templates to be forked; without it, every machine boots.
     pub templates: Option<TemplateStore>,
+    /// Instead: what the machine is to be a copy of. Its container is taken over by
+    /// [`Sandbox::copy_container`].
+    pub snapshot: Option<Snapshot>,
     /// Who the guest is.
     pub identity: Identity,
     /// How long the guest may take from the first instruction to a listening agent.
@@ -69,15 +76,26 @@ pub struct Sandbox {
 
 pub(crate) struct Inner {
     pub(crate) vm: Box<dyn RunningVm>,
-    pub(crate) agent: AgentClient,
+    agent: Mutex<Link>,
+    /// Whoever speaks to the agent holds it for reading; for writing, who cuts the
+    /// connection and makes another.
+    pub(crate) gate: Arc<RwLock<()>>,
     pub(crate) network: Option<Attachment>,
     /// One change of the network at a time is brought into the guest.
     pub(crate) following: tokio::sync::Mutex<()>,
     origin: Origin,
     /// Why we ended the machine ourselves: a part of it beside its VMM was lost.
     lost: OnceLock<ExitReason>,
-    console: PathBuf,
+    pub(crate) console: PathBuf,
+    guest_log: PathBuf,
     next_stream: AtomicU64,
+}
+
+/// The connection to the agent.
+struct Link {
+    client: AgentClient,
+    /// How many there were before.
+    number: u64,
 }
 
 impl Sandbox {
@@ -93,36 +111,35 @@ impl Sandbox {
             config.vm.network_namespace = attachment.namespace();
         }
         let (vm, log, origin) = start::machine(hypervisor, &config, timing).await?;
-        tokio::spawn(keep_log(log, config.guest_log));
+        tokio::spawn(keep_log(log, config.guest_log.clone()));
 
         let stage = timing.stage("agent");
-        let stream = match vm.connect(AGENT_PORT).await {
-            Ok(stream) => stream,
-            Err(caisson_hypervisor::Error::Ended) => {
-                return Err(Error::GuestEnded {
-                    doing: "connecting to its agent",
-                    reason: describe(&vm.wait().await),
-                    console: console::tail(&config.vm.console),
-                });
-            }
-            Err(error) => return Err(error.into()),
-        };
+        let client = connect(vm.as_ref(), &config.vm.console).await?;
         let sandbox = Self {
             inner: Arc::new(Inner {
                 vm,
-                agent: agent::connect(stream)?,
+                agent: Mutex::new(Link { client, number: 0 }),
+                gate: Arc::default(),
                 network: config.network,
                 following: tokio::sync::Mutex::default(),
                 origin,
                 lost: OnceLock::new(),
                 console: config.vm.console.clone(),
+                guest_log: config.guest_log,
                 next_stream: AtomicU64::new(1),
             }),
         };
         sandbox.watch_network()?;
-        sandbox
-            .configure(&config.identity, config.vm.share.is_some(), timing)
-            .await?;
+        let request = ConfigureRequest {
+            share_tag: if config.vm.share.is_some() {
+                SHARE_TAG.to_owned()
+            } else {
+                String::new()
+            },
+            again: config.snapshot.is_some(),
+            ..Default::default()
+        };
+        sandbox.configure(&config.identity, request, timing).await?;
         if let Some(attachment) = &sandbox.inner.network {
             network::ready(attachment).await?;
         }
@@ -159,7 +176,12 @@ impl Sandbox {
         Ok(())
     }
 
-    async fn configure(&self, identity: &Identity, share: bool, timing: &Timing) -> Result<()> {
+    async fn configure(
+        &self,
+        identity: &Identity,
+        mut request: ConfigureRequest,
+        timing: &Timing,
+    ) -> Result<()> {
         let mut entropy = vec![0; ENTROPY_BYTES];
         let filled =
             rustix::rand::getrandom(&mut entropy[..], rustix::rand::GetRandomFlags::empty())
@@ -168,31 +190,19 @@ impl Sandbox {
                     source: error.into(),
                 })?;
         entropy.truncate(filled);
-        let realtime = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let mut request = ConfigureRequest {
-            entropy,
-            realtime_ns: i64::try_from(realtime.as_nanos()).unwrap_or(i64::MAX),
-            hostname: identity.hostname.clone(),
-            resolv_conf: identity.resolv_conf.clone(),
-            sysctls: identity.sysctls.clone().into_iter().collect(),
-            share_tag: if share {
-                SHARE_TAG.to_owned()
-            } else {
-                String::new()
-            },
-            ..Default::default()
-        };
+        request.entropy = entropy;
+        request.realtime_ns = realtime_ns();
+        request.hostname.clone_from(&identity.hostname);
+        request.resolv_conf.clone_from(&identity.resolv_conf);
+        request.sysctls = identity.sysctls.clone().into_iter().collect();
         if let Some(attachment) = &self.inner.network {
             request.network = MessageField::some(network::describe(&attachment.guest()));
         }
         let begin = Instant::now();
         let answer = self
-            .call(
-                "configuring the guest",
-                self.inner.agent.configure(agent::bounded(), &request),
-            )
+            .call("configuring the guest", async |agent: AgentClient| {
+                agent.configure(agent::bounded(), &request).await
+            })
             .await?;
         timing.add("agent: configure", begin, begin.elapsed());
         tracing::debug!(
@@ -202,25 +212,33 @@ impl Sandbox {
         Ok(())
     }
 
-    /// Waits for an answer of the agent, or for the machine's end.
+    /// Asks the agent, and waits for its answer or for the machine's end.
     pub(crate) async fn call<T>(
         &self,
         doing: &'static str,
-        answer: impl Future<Output = ttrpc::Result<T>>,
+        ask: impl AsyncFnOnce(AgentClient) -> ttrpc::Result<T>,
     ) -> Result<T> {
-        self.call_with(doing, answer, agent::failed(doing)).await
+        let _open = self.open().await;
+        self.call_with(doing, ask, agent::failed(doing)).await
     }
 
-    /// As [`Self::call`], with another translation of the agent's refusal.
+    /// While the result lives, the connection to the agent stays.
+    pub(crate) async fn open(&self) -> OwnedRwLockReadGuard<()> {
+        Arc::clone(&self.inner.gate).read_owned().await
+    }
+
+    /// As [`Self::call`], with another translation of the agent's refusal. The caller sees
+    /// to it that the connection stays, or that it does not matter.
     pub(crate) async fn call_with<T>(
         &self,
         doing: &'static str,
-        answer: impl Future<Output = ttrpc::Result<T>>,
+        ask: impl AsyncFnOnce(AgentClient) -> ttrpc::Result<T>,
         refused: impl FnOnce(ttrpc::Error) -> Error,
     ) -> Result<T> {
+        let client = self.link().client.clone();
         tokio::select! {
             biased;
-            answer = answer => match answer {
+            answer = ask(client) => match answer {
                 Ok(value) => Ok(value),
                 // The connection breaks a moment before the machine is seen to end.
                 Err(ttrpc::Error::RpcStatus(status)) => Err(refused(ttrpc::Error::RpcStatus(status))),
@@ -233,7 +251,31 @@ impl Sandbox {
         }
     }
 
-    fn ended(&self, doing: &'static str, reason: &ExitReason) -> Error {
+    fn link(&self) -> MutexGuard<'_, Link> {
+        self.inner
+            .agent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which connection to the agent it is.
+    pub(crate) fn link_number(&self) -> u64 {
+        self.link().number
+    }
+
+    /// Makes another connection to the agent, which calls when it can be reached again.
+    pub(crate) async fn reconnect(&self) -> Result<()> {
+        let inner = &self.inner;
+        let log = start::wait_for_agent(inner.vm.as_ref(), &inner.console, RETURN_DEADLINE).await?;
+        tokio::spawn(keep_log(log, inner.guest_log.clone()));
+        let client = connect(inner.vm.as_ref(), &inner.console).await?;
+        let mut link = self.link();
+        link.client = client;
+        link.number += 1;
+        Ok(())
+    }
+
+    pub(crate) fn ended(&self, doing: &'static str, reason: &ExitReason) -> Error {
         Error::GuestEnded {
             doing,
             reason: describe(reason),
@@ -271,8 +313,9 @@ impl Sandbox {
     /// Asks the guest to sync and power off, and ends the machine if it does not.
     pub async fn shutdown(&self) -> Result<ExitReason> {
         let request = caisson_protocol::agent::Empty::new();
+        let client = self.link().client.clone();
         let powered_off = async {
-            let asked = self.inner.agent.shutdown(agent::bounded(), &request);
+            let asked = client.shutdown(agent::bounded(), &request);
             // The answer may be lost with the machine: only its end counts.
             tokio::join!(asked, self.inner.vm.wait()).1
         };
@@ -329,6 +372,27 @@ impl Inner {
             }
         }
     }
+}
+
+/// Speaks to the agent of a machine.
+async fn connect(vm: &dyn RunningVm, console: &Path) -> Result<AgentClient> {
+    match vm.connect(AGENT_PORT).await {
+        Ok(stream) => agent::connect(stream),
+        Err(caisson_hypervisor::Error::Ended) => Err(Error::GuestEnded {
+            doing: "connecting to its agent",
+            reason: describe(&vm.wait().await),
+            console: console::tail(console),
+        }),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The host's wall clock, for a guest.
+pub(crate) fn realtime_ns() -> i64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// Why a machine ended, as part of a sentence.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use caisson_hypervisor::template::{self, Template};
@@ -19,6 +20,11 @@ pub enum Origin {
         /// The template's key.
         template: String,
     },
+    /// As a copy of a container that ran.
+    Copied {
+        /// The snapshot's name.
+        snapshot: String,
+    },
     /// From its first instruction.
     Booted {
         /// Why it was not forked.
@@ -32,9 +38,19 @@ impl fmt::Display for Origin {
             Self::Forked { template: key } => {
                 write!(f, "forked from template {}", template::short(key))
             }
+            Self::Copied { snapshot } => write!(f, "forked from snapshot {snapshot}"),
             Self::Booted { reason } => write!(f, "booted: {reason}"),
         }
     }
+}
+
+/// A container that ran, frozen with its machine.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// What it is called.
+    pub name: String,
+    /// Its machine.
+    pub machine: Template,
 }
 
 /// A machine, the log of its agent, which is ready, and how it began.
@@ -46,6 +62,12 @@ pub(crate) async fn machine(
     config: &SandboxConfig,
     timing: &Timing,
 ) -> Result<Started> {
+    if let Some(Snapshot { name, machine }) = &config.snapshot {
+        // Nothing else would be a copy.
+        let (vm, log) = fork(hypervisor, machine, config, timing).await?;
+        let snapshot = name.clone();
+        return Ok((vm, log, Origin::Copied { snapshot }));
+    }
     let reason = match &config.templates {
         None => "templates are off".to_owned(),
         Some(templates) => match forked(hypervisor, templates, config, timing).await {
@@ -58,7 +80,7 @@ pub(crate) async fn machine(
         hypervisor.boot(&config.vm).await?
     };
     let _stage = timing.stage("guest boot");
-    let log = wait_for_agent(vm.as_ref(), config, config.boot_deadline).await?;
+    let log = wait_for_agent(vm.as_ref(), &config.vm.console, config.boot_deadline).await?;
     Ok((vm, log, Origin::Booted { reason }))
 }
 
@@ -105,23 +127,24 @@ async fn fork(
         let _stage = timing.stage("machine");
         tokio::time::timeout(deadline, hypervisor.fork(template, &config.vm))
             .await
-            .map_err(|_| late(config, deadline))??
+            .map_err(|_| late(&config.vm.console, deadline))??
     };
     let _stage = timing.stage("guest wake-up");
-    let log = wait_for_agent(vm.as_ref(), config, deadline).await?;
+    let log = wait_for_agent(vm.as_ref(), &config.vm.console, deadline).await?;
     Ok((vm, log))
 }
 
-fn late(config: &SandboxConfig, deadline: Duration) -> Error {
+fn late(console: &Path, deadline: Duration) -> Error {
     Error::BootDeadline {
         deadline,
-        console: console::tail(&config.vm.console),
+        console: console::tail(console),
     }
 }
 
-async fn wait_for_agent(
+/// Waits for the agent's connection to the log port.
+pub(crate) async fn wait_for_agent(
     vm: &dyn RunningVm,
-    config: &SandboxConfig,
+    console: &Path,
     deadline: Duration,
 ) -> Result<UnixStream> {
     let sign_of_life = async {
@@ -130,7 +153,7 @@ async fn wait_for_agent(
             Err(caisson_hypervisor::Error::Ended) => Err(Error::GuestEnded {
                 doing: "the guest was starting",
                 reason: describe(&vm.wait().await),
-                console: console::tail(&config.vm.console),
+                console: console::tail(console),
             }),
             Err(error) => Err(error.into()),
         }
@@ -138,7 +161,7 @@ async fn wait_for_agent(
     match tokio::time::timeout(deadline, sign_of_life).await {
         Ok(outcome) => outcome,
         Err(_) => {
-            let error = late(config, deadline);
+            let error = late(console, deadline);
             let _ = vm.kill().await;
             Err(error)
         }

@@ -204,6 +204,7 @@ impl Pod {
             self.tree.host(),
         )?;
         let config = SandboxConfig {
+            snapshot: None,
             vm: VmConfig {
                 name: self.place.id.clone(),
                 kernel: settings.kernel.clone(),

@@ -86,8 +86,10 @@ pub enum Error {
         names: Vec<String>,
     },
 
-    /// A container needs the image.
-    #[error("a container uses the image {0}: remove the container first (`caisson rm`)")]
+    /// A container or a snapshot needs the image.
+    #[error(
+        "a container or a snapshot uses the image {0}: remove that first (`caisson rm`, `caisson snapshot rm`)"
+    )]
     InUse(String),
 
     /// Files of an image are missing or changed.

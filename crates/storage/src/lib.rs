@@ -34,5 +34,5 @@ pub use platform::Platform;
 pub use progress::{Event, Progress, Silent};
 pub use reference::Reference;
 pub use registry::{Credentials, PullOptions, RetryPolicy};
-pub use scratch::create_scratch_disk;
+pub use scratch::{copy_disk, create_scratch_disk};
 pub use store::{Image, ImageConfig, ImageStore};

@@ -105,6 +105,17 @@ pub fn create_scratch_disk(path: &Path, size: u64, cache: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Copies a disk that nobody writes to into the new file `to`. Where the file system can,
+/// both share their blocks until one is written.
+pub fn copy_disk(from: &Path, to: &Path) -> std::io::Result<()> {
+    let source = File::open(from)?;
+    let target = File::create_new(to)?;
+    if rustix::fs::ioctl_ficlone(&target, &source).is_ok() {
+        return Ok(());
+    }
+    copy_data(&source, &target, source.metadata()?.len())
+}
+
 fn open_template(size: u64, cache: &Path) -> Result<File> {
     let options = Digest::of([OPTIONS.join("\0").as_str(), FOLDERS].concat().as_bytes());
     let name = format!("scratch-{size}-{}.ext4", &options.hex()[..16]);
@@ -208,8 +219,8 @@ fn find_program(name: &str) -> Option<PathBuf> {
 /// Makes `to`, an empty file, a copy of the first `size` bytes of `from`, in which
 /// blocks of zeros are holes.
 ///
-/// Plain reads and writes: there is so little to copy that reflinks would not save
-/// anything, and they do not exist everywhere.
+/// Plain reads and writes: of a template there is so little to copy that reflinks would
+/// not save anything, and they do not exist everywhere.
 fn copy_data(from: &File, to: &File, size: u64) -> std::io::Result<()> {
     to.set_len(size)?;
     let mut buffer = vec![0; 1 << 16];

@@ -14,6 +14,7 @@ use crate::config::Settings;
 use crate::container::ContainerStore;
 use crate::flags::{self, CreateFlags, PullPolicy};
 use crate::progress::Bars;
+use crate::snapshot::SnapshotStore;
 use crate::table::Table;
 
 /// `caisson pull`.
@@ -258,10 +259,15 @@ pub fn remove(
     settings: &Settings,
 ) -> Result<()> {
     let store = ImageStore::open(&settings.root)?;
+    let snapshots = SnapshotStore::new(&settings.root).list()?;
+    let of_snapshots = snapshots
+        .into_iter()
+        .map(|snapshot| snapshot.record.container.image_id);
     let used: Vec<_> = containers
         .list()?
         .into_iter()
         .map(|container| container.record.image_id)
+        .chain(of_snapshots)
         .collect();
     let in_use = |image: &Image| used.contains(&image.id.to_string());
     for name in &flags.images {

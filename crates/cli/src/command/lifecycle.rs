@@ -6,7 +6,7 @@ use clap::Args;
 use super::{block_on, for_each};
 use crate::client::{self, Attachment, StdioWish};
 use crate::config::Settings;
-use crate::container::{Container, ContainerStore, StoreError, lease};
+use crate::container::{Container, ContainerStore, State, Status, StoreError, lease};
 use crate::signal;
 use crate::spec::limit;
 use crate::supervisor::control::{Request, Response};
@@ -84,16 +84,9 @@ pub fn start(flags: &StartFlags, store: &ContainerStore, settings: &Settings) ->
         bail!("only one container can be attached to; start the others without -a");
     };
     let container = store.find(name)?;
-    let terminal = container
-        .record
-        .spec
-        .process()
-        .as_ref()
-        .and_then(|process| process.terminal())
-        .unwrap_or(false);
     let attachment = Attachment::new(StdioWish {
         stdin: flags.interactive,
-        terminal,
+        terminal: has_terminal(&container),
     })?;
     let live = container.state()?.status.is_live();
     let outcome = block_on(async {
@@ -106,6 +99,28 @@ pub fn start(flags: &StartFlags, store: &ContainerStore, settings: &Settings) ->
     Ok(outcome.code)
 }
 
+/// Whether the first process has a terminal.
+pub fn has_terminal(container: &Container) -> bool {
+    let process = container.record.spec.process().as_ref();
+    process
+        .and_then(|process| process.terminal())
+        .unwrap_or(false)
+}
+
+/// What a copy had in memory has ended with it.
+fn can_start(container: &Container, state: &State) -> Result<()> {
+    if let (Some(copy), false) = (&container.record.copy_of, state.status == Status::Created) {
+        bail!(
+            "container {} was a copy of snapshot {}, and what it had in memory has ended with \
+             it; make another with `caisson run --from {}`",
+            container.record.name,
+            copy.snapshot,
+            copy.snapshot
+        );
+    }
+    Ok(())
+}
+
 /// Joins a container that runs already to our streams.
 async fn attach(container: &Container, mut attachment: Attachment) -> Result<client::Outcome> {
     let connection = client::connect(container)?;
@@ -116,9 +131,11 @@ async fn attach(container: &Container, mut attachment: Attachment) -> Result<cli
 
 /// Starts a container and returns once its program runs.
 pub fn start_detached(container: &Container, settings: &Settings) -> Result<()> {
-    if container.state()?.status.is_live() {
+    let state = container.state()?;
+    if state.status.is_live() {
         return Ok(());
     }
+    can_start(container, &state)?;
     block_on(async {
         let connection = client::spawn(container, settings)?;
         connection
@@ -144,6 +161,7 @@ pub async fn start_attached(
     mut attachment: Attachment,
     elapsed_us: u64,
 ) -> Result<client::Outcome> {
+    can_start(container, &container.state()?)?;
     let connection = client::spawn(container, settings)?;
     let request = Request::Start {
         attach: Some(attachment.streams),

@@ -11,6 +11,7 @@ pub mod port;
 pub mod ps;
 pub mod run;
 pub mod setup;
+pub mod snapshot;
 pub mod stats;
 pub mod template;
 

@@ -10,8 +10,9 @@ use caisson_storage::{Image, ImageStore};
 use super::{block_on, lifecycle};
 use crate::client::{Attachment, StdioWish};
 use crate::config::Settings;
-use crate::container::{Container, ContainerStore};
+use crate::container::{Container, ContainerRecord, ContainerStore};
 use crate::flags::{CreateFlags, RunFlags};
+use crate::snapshot::SnapshotStore;
 use crate::table::Table;
 use crate::{names, spec};
 
@@ -24,8 +25,12 @@ pub fn run(
     begin: Instant,
 ) -> Result<u8> {
     let create = &flags.create;
+    let make = || match &flags.from.0 {
+        None => make(create, store, settings),
+        Some(snapshot) => copy(snapshot, create, store, settings),
+    };
     if flags.detach {
-        let container = make(create, store, settings)?;
+        let container = make()?;
         lifecycle::start_detached(&container, settings)?;
         println!("{}", container.record.id);
         return Ok(0);
@@ -33,10 +38,10 @@ pub fn run(
     if create.tty && create.interactive && !std::io::IsTerminal::is_terminal(&std::io::stdin()) {
         bail!("standard input is not a terminal; leave -t away, or run it from a terminal");
     }
-    let container = make(create, store, settings)?;
+    let container = make()?;
     let attachment = Attachment::new(StdioWish {
         stdin: create.interactive,
-        terminal: create.tty,
+        terminal: lifecycle::has_terminal(&container),
     })?;
     let elapsed = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
     let outcome = block_on(lifecycle::start_attached(
@@ -56,15 +61,49 @@ pub fn create(flags: &CreateFlags, store: &ContainerStore, settings: &Settings) 
 
 fn make(flags: &CreateFlags, store: &ContainerStore, settings: &Settings) -> Result<Container> {
     let image = image(flags, settings)?;
+    let facts = spec::ImageFacts::from_image(&image, &flags.program.image);
+    keep(flags, store, |id, name| {
+        Ok(spec::build(flags, &facts, settings, id, name)?)
+    })
+}
+
+/// Makes a container that is a copy of a snapshot.
+fn copy(
+    snapshot: &str,
+    flags: &CreateFlags,
+    store: &ContainerStore,
+    settings: &Settings,
+) -> Result<Container> {
+    let name = super::snapshot::canonical(snapshot)?;
+    let snapshot = SnapshotStore::new(&settings.root).find(&name)?;
+    if !snapshot.record.container.image_disk.exists() {
+        bail!(
+            "snapshot {name} needs the image {}, which is gone; remove the snapshot and make \
+             another",
+            snapshot.record.container.image
+        );
+    }
+    let container = keep(flags, store, |id, name| {
+        Ok(spec::copy::copy(
+            flags,
+            &snapshot.record,
+            settings,
+            id,
+            name,
+        )?)
+    })?;
+    Ok(container)
+}
+
+/// Stores a new container.
+fn keep(
+    flags: &CreateFlags,
+    store: &ContainerStore,
+    record: impl FnOnce(&str, String) -> Result<ContainerRecord>,
+) -> Result<Container> {
     let id = new_id()?;
     let name = flags.name.clone().unwrap_or_else(|| names::made_up(&id));
-    let record = spec::build(
-        flags,
-        &spec::ImageFacts::from_image(&image, &flags.program.image),
-        settings,
-        &id,
-        name,
-    )?;
+    let record = record(&id, name)?;
     if let Some(path) = &flags.cidfile {
         // As with Docker, a file that is there already belongs to somebody.
         let mut file = std::fs::File::create_new(path).with_context(|| {

@@ -7,6 +7,7 @@ use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
 use super::Network;
+use crate::snapshot::CopyOf;
 
 /// A container as it was created: enough to start it any number of times.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -57,6 +58,9 @@ pub struct ContainerRecord {
     pub extra_hosts: Vec<String>,
     /// Bytes of the writable layer's disk.
     pub scratch_size: u64,
+    /// The snapshot that it is a copy of.
+    #[serde(default)]
+    pub copy_of: Option<CopyOf>,
 }
 
 /// A file or folder of the host that the container sees.

@@ -2,6 +2,7 @@
 //! runtime, for a container with a kernel of its own.
 
 pub mod capability;
+pub mod copy;
 pub mod device;
 pub mod egress;
 pub mod environment;
@@ -217,6 +218,7 @@ pub fn build(
         network: network::network(flags, settings)?,
         extra_hosts: flags.add_host.clone(),
         scratch_size: settings.scratch_size,
+        copy_of: None,
     })
 }
 

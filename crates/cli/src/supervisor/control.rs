@@ -85,6 +85,8 @@ pub enum Request {
     Pause,
     /// Undo `Pause`.
     Unpause,
+    /// Make a snapshot of this name.
+    Snapshot(String),
     /// What the container uses.
     Stats,
     /// Send a tar archive of a path to the one descriptor.

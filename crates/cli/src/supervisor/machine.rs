@@ -2,17 +2,20 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use caisson_hypervisor::template::Recipe;
 use caisson_hypervisor::{Disk, Hypervisor, Share, ShareMount, VmConfig};
 use caisson_protocol::{IMAGE_DISK, SCRATCH_DISK, SHARE_TAG};
 use caisson_sandbox::timing::Timing;
 use caisson_sandbox::{
-    ContainerConfig, Identity, Rootfs, RootfsFile, SandboxConfig, StreamRequest, TerminalSize,
+    ContainerConfig, ContainerCopy, Identity, Rootfs, RootfsFile, SandboxConfig, Snapshot,
+    StreamRequest, TerminalSize,
 };
 
 use super::network::Network;
 use crate::config::Settings;
 use crate::container::Container;
+use crate::snapshot::{CopyOf, SnapshotStore};
 
 /// vsock address of every guest: each device process knows one guest only.
 const GUEST_CID: u64 = 3;
@@ -37,8 +40,19 @@ pub fn prepare(container: &Container, settings: &Settings, timing: &Timing) -> R
     let scratch = container.scratch_disk();
     if !scratch.exists() {
         let _stage = timing.stage("writable layer");
-        caisson_storage::create_scratch_disk(&scratch, record.scratch_size, &settings.cache())
-            .with_context(|| format!("cannot make the writable layer {}", scratch.display()))?;
+        let failed = || format!("cannot make the writable layer {}", scratch.display());
+        match &record.copy_of {
+            Some(copy) => {
+                let snapshot = SnapshotStore::new(&settings.root).find(&copy.snapshot)?;
+                caisson_storage::copy_disk(&snapshot.scratch(), &scratch).with_context(failed)?;
+            }
+            None => caisson_storage::create_scratch_disk(
+                &scratch,
+                record.scratch_size,
+                &settings.cache(),
+            )
+            .with_context(failed)?,
+        }
     }
     let vm = VmConfig {
         name: record.name.clone(),
@@ -75,6 +89,7 @@ pub fn prepare(container: &Container, settings: &Settings, timing: &Timing) -> R
             // The container sets those of its specification itself, in its namespaces.
             ..Identity::default()
         },
+        snapshot: None,
         templates: (settings.template == "auto").then(|| settings.templates()),
         boot_deadline: Duration::from_secs(settings.boot_deadline),
         guest_log: container.guest_log(),
@@ -83,6 +98,44 @@ pub fn prepare(container: &Container, settings: &Settings, timing: &Timing) -> R
         hypervisor,
         reason,
         sandbox,
+    })
+}
+
+/// What the machine of a container is a copy of, if it is one.
+pub fn snapshot(
+    container: &Container,
+    settings: &Settings,
+    recipe: Option<&Recipe>,
+) -> Result<Option<Snapshot>> {
+    let Some(copy) = &container.record.copy_of else {
+        return Ok(None);
+    };
+    let name = &copy.snapshot;
+    let recipe = recipe.with_context(|| format!("this hypervisor cannot copy snapshot {name}"))?;
+    let snapshot = SnapshotStore::new(&settings.root).find(name)?;
+    if snapshot.record.created != copy.created {
+        bail!("snapshot {name} was replaced by another since the container was made");
+    }
+    Ok(Some(Snapshot {
+        name: name.clone(),
+        machine: snapshot.open(recipe)?,
+    }))
+}
+
+/// The container of a machine that is a copy, as the agent is told.
+pub fn copy(
+    container: &Container,
+    copy_of: &CopyOf,
+    network: &Network,
+    terminal: Option<(u16, u16)>,
+) -> Result<ContainerCopy> {
+    let config = self::container(container, Some(network), terminal)?;
+    Ok(ContainerCopy {
+        id: copy_of.guest_id.clone(),
+        spec: config.spec,
+        hostname: hostname(container),
+        files: config.files,
+        streams: config.streams,
     })
 }
 

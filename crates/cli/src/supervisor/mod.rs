@@ -12,15 +12,18 @@ pub mod machine;
 mod network;
 mod relay;
 mod session;
+mod snapshot;
 mod stats;
 
 use std::cell::RefCell;
 use std::fs::File;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, anyhow, bail};
+use caisson_hypervisor::template::Recipe;
 use caisson_sandbox::timing::Timing;
 use caisson_sandbox::{self as sandbox, Exit, Process, Sandbox};
 use tokio::net::unix::OwnedWriteHalf;
@@ -32,6 +35,7 @@ use crate::container::{Container, ContainerStore, State, Status, lease};
 use control::{Connection, Listener, Request, Response, Streams};
 use log::{LogWriter, Source};
 use relay::{Audience, SharedLog};
+use snapshot::Ties;
 
 /// Number of the inherited descriptor that is connected to the starting command.
 pub const CONTROL_DESCRIPTOR: i32 = 3;
@@ -53,6 +57,11 @@ pub(crate) struct Live {
     stdin: Rc<Mutex<Option<OwnedWriteHalf>>>,
     stdout: Rc<Audience>,
     stderr: Rc<Audience>,
+    ties: Ties,
+    /// On what a copy of the machine would depend; none if there can be none.
+    recipe: Option<Recipe>,
+    /// Folder of the installation.
+    root: PathBuf,
     timing: Timing,
     ended: watch::Sender<Option<Ending>>,
 }
@@ -148,6 +157,9 @@ async fn start(
     container.set_state(&state)?;
 
     let mut machine = machine::prepare(&container, settings, timing)?;
+    // Before the machine is there: what is on the disk may change under it.
+    let recipe = machine.hypervisor.recipe(&machine.sandbox.vm).ok();
+    machine.sandbox.snapshot = machine::snapshot(&container, settings, recipe.as_ref())?;
     let network = network::attach(&container, settings, timing)?;
     machine.sandbox.network = network.attachment.clone();
     machine.sandbox.identity.resolv_conf = network.resolv_conf.clone();
@@ -158,14 +170,24 @@ async fn start(
 
     let stage = timing.stage("container");
     let terminal = attach.and_then(|streams| streams.terminal);
-    let (guest, streams) = sandbox
-        .create_container(machine::container(&container, Some(&network), terminal)?)
-        .await?;
+    let (guest, streams) = match &container.record.copy_of {
+        Some(copy) => {
+            let config = machine::copy(&container, copy, &network, terminal)?;
+            sandbox.copy_container(config).await?
+        }
+        None => {
+            let config = machine::container(&container, Some(&network), terminal)?;
+            sandbox.create_container(config).await?
+        }
+    };
     let live = Rc::new(Live {
         stdin: Rc::default(),
         stdout: Rc::default(),
         stderr: Rc::default(),
         state: RefCell::new(state),
+        ties: Ties::default(),
+        recipe,
+        root: settings.root.clone(),
         timing: timing.clone(),
         ended: watch::Sender::new(None),
         container,
@@ -178,7 +200,10 @@ async fn start(
     let log = LogWriter::open(&live.container.output_log(), settings.log_max_size)
         .with_context(|| format!("cannot write {}", live.container.output_log().display()))?;
     let relays = live.relay(streams, Rc::new(RefCell::new(Some(log)))).await;
-    live.guest.start().await?;
+    // A copy goes on by itself.
+    if live.container.record.copy_of.is_none() {
+        live.guest.start().await?;
+    }
     drop(stage);
     live.update(|state| state.status = Status::Running)?;
     Ok((live, listener, relays))
@@ -310,31 +335,37 @@ impl Live {
             *self.stdin.lock().await = Some(to);
             // With a terminal, output comes back on the same stream.
             if streams.stdout.is_none() {
-                relays.spawn_local(relay::output(
-                    from,
-                    Source::Output,
-                    log.clone(),
-                    self.stdout.clone(),
-                ));
+                relays.spawn_local(self.output(Box::new(from), Source::Output, &log));
             }
         }
         if let Some(stdout) = streams.stdout {
-            relays.spawn_local(relay::output(
-                stdout,
-                Source::Output,
-                log.clone(),
-                self.stdout.clone(),
-            ));
+            relays.spawn_local(self.output(Box::new(stdout), Source::Output, &log));
         }
         if let Some(stderr) = streams.stderr {
-            relays.spawn_local(relay::output(
-                stderr,
-                Source::Error,
-                log,
-                self.stderr.clone(),
-            ));
+            relays.spawn_local(self.output(Box::new(stderr), Source::Error, &log));
         }
         relays
+    }
+
+    fn output(
+        &self,
+        from: relay::Guest,
+        source: Source,
+        log: &SharedLog,
+    ) -> impl Future<Output = ()> + use<> {
+        let audience = match source {
+            Source::Output => self.stdout.clone(),
+            Source::Error => self.stderr.clone(),
+        };
+        let again = self.ties.tie(source);
+        relay::output(from, source, log.clone(), audience, Some(again))
+    }
+
+    fn has_terminal(&self) -> bool {
+        let process = self.container.record.spec.process().as_ref();
+        process
+            .and_then(|process| process.terminal())
+            .unwrap_or(false)
     }
 
     fn update(&self, change: impl FnOnce(&mut State)) -> Result<()> {

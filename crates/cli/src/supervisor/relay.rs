@@ -6,15 +6,19 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use super::log::{LogWriter, Source};
+use super::snapshot::Reconnection;
 
 /// Bytes moved at a time: two full vsock packets.
 const CHUNK: usize = 128 << 10;
+
+/// Output of the guest.
+pub type Guest = Box<dyn AsyncRead + Unpin>;
 
 /// Those who are attached to one output stream. A slow one slows the container
 /// down, as it would with a pipe; one that closed its end is forgotten.
@@ -69,16 +73,28 @@ impl Audience {
 /// The log, shared by the two output streams. None once it cannot be written.
 pub type SharedLog = Rc<RefCell<Option<LogWriter>>>;
 
-/// Moves output until the guest closes it, or nobody reads it any more: then the
-/// guest's end is closed, as that of a pipe would be.
+/// Moves output until the guest closes it for good, or nobody reads it any more: then
+/// the guest's end is closed, as that of a pipe would be.
 pub async fn output(
-    mut from: impl tokio::io::AsyncRead + Unpin,
+    mut from: Guest,
     source: Source,
     log: SharedLog,
     audience: Rc<Audience>,
+    mut again: Option<Reconnection>,
 ) {
     let mut buffer = vec![0; CHUNK];
-    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+    loop {
+        let Ok(length @ 1..) = from.read(&mut buffer).await else {
+            let next = match &mut again {
+                Some(again) => again.next().await,
+                None => None,
+            };
+            match next {
+                Some(stream) => from = stream,
+                None => break,
+            }
+            continue;
+        };
         let bytes = &buffer[..length];
         let written = log
             .borrow_mut()

@@ -14,8 +14,9 @@ use tokio::task::JoinSet;
 
 use super::control::{Connection, Request, Response, Streams};
 use super::log::Source;
-use super::{Live, exit_code, files, relay, stats};
+use super::{Live, exit_code, files, relay, snapshot, stats};
 use crate::container::Status;
+use crate::snapshot::SnapshotStore;
 
 /// Numbers the execs of this container.
 static NEXT_EXEC: AtomicU64 = AtomicU64::new(1);
@@ -162,6 +163,10 @@ impl Session {
                 live.update(|state| state.status = Status::Paused)?;
             }
             Request::Unpause => unpause(live).await?,
+            Request::Snapshot(name) => {
+                let store = SnapshotStore::new(&live.root);
+                snapshot::snapshot(live, &name, &store).await?;
+            }
             Request::Stats => return Ok(Some(Response::Stats(stats::read(live).await?))),
             copy @ (Request::CopyOut { .. } | Request::CopyIn { .. }) => {
                 files::copy(&live.guest, copy, descriptors).await?;
@@ -276,10 +281,11 @@ impl Exec {
             audience.join(to).await?;
         }
         self.relays.spawn_local(relay::output(
-            from,
+            Box::new(from),
             Source::Output,
             Rc::default(),
             audience.clone(),
+            None,
         ));
         self.audiences.push(audience);
         Ok(())

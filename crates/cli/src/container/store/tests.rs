@@ -31,6 +31,7 @@ fn record(name: &str) -> ContainerRecord {
         network: Default::default(),
         extra_hosts: Vec::new(),
         scratch_size: 1,
+        copy_of: None,
     }
 }
 
