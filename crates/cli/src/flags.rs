@@ -45,12 +45,12 @@ pub struct RunFlags {
     /// Show where the time of the start went
     #[arg(long, conflicts_with = "detach")]
     pub timing: bool,
+    /// Instead of an image. It comes first, as each field takes what it reads away.
+    #[command(flatten)]
+    pub from: copy::From,
     /// The container.
     #[command(flatten)]
     pub create: CreateFlags,
-    /// Instead of an image.
-    #[command(flatten)]
-    pub from: copy::From,
 }
 
 /// A container to be made: `caisson create`, and most of `caisson run`.
@@ -389,7 +389,7 @@ mod tests {
 
     #[test]
     fn a_copy_is_given_what_is_around_its_program() {
-        let flags = run("--from warm -d --name a -p 80 -h box --rm").expect("parses");
+        let flags = run("--from warm -d --name ab -p 80 -h box --rm").expect("parses");
         assert_eq!(flags.from.0.as_deref(), Some("warm"));
         assert!(run("-d busybox").expect("parses").from.0.is_none());
         for (line, words) in [
