@@ -1,0 +1,112 @@
+//! What an engine and its containers have on the host, and may not leave there.
+
+use std::path::PathBuf;
+
+use super::Containerd;
+use crate::text;
+
+impl Containerd {
+    /// Shims of this engine and the processes that they have started, if these words
+    /// are in their command line.
+    pub fn processes(&self, words: &[&str]) -> Vec<u32> {
+        let own = self.scratch.path().to_string_lossy().into_owned();
+        let all = processes();
+        let is_shim = |process: &Process| {
+            process.command.contains("containerd-shim") && process.command.contains(&own)
+        };
+        let shims: Vec<_> = all.iter().filter(|process| is_shim(process)).collect();
+        all.iter()
+            .filter(|process| {
+                is_shim(process) || shims.iter().any(|shim| shim.pid == process.parent)
+            })
+            .filter(|process| words.iter().all(|word| process.command.contains(word)))
+            .map(|process| process.pid)
+            .collect()
+    }
+
+    /// Containers, tasks, bundles, processes and mounts that are left.
+    pub fn left(&self) -> Vec<String> {
+        let mut left: Vec<_> = self
+            .ok(&["container", "ls", "-q"])
+            .lines()
+            .chain(self.ok(&["task", "ls", "-q"]).lines())
+            .map(|id| format!("container {id}"))
+            .collect();
+        let tasks = self
+            .scratch
+            .path()
+            .join("state/io.containerd.runtime.v2.task");
+        let bundles = std::fs::read_dir(tasks.join(self.namespace()))
+            .into_iter()
+            .flatten()
+            .flatten();
+        left.extend(bundles.map(|bundle| format!("bundle {:?}", bundle.path())));
+        let ours = self.processes(&[]);
+        left.extend(ours.into_iter().map(|pid| format!("process {pid}")));
+        left.extend(
+            self.mounts()
+                .into_iter()
+                .map(|path| format!("mount {path}")),
+        );
+        left.extend(self.cgroups().iter().map(|path| format!("cgroup {path:?}")));
+        left
+    }
+
+    /// Mounts of the host below its folder.
+    pub(super) fn mounts(&self) -> Vec<String> {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
+        let own = self.scratch.path().to_string_lossy().into_owned();
+        mounts
+            .lines()
+            .filter_map(|line| line.split(' ').nth(1))
+            .filter(|path| path.starts_with(&own))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Cgroups of the host for containers of this engine, whose names the test gives with
+    /// its own process id.
+    pub fn cgroups(&self) -> Vec<PathBuf> {
+        let hierarchies = std::fs::read_dir("/sys/fs/cgroup")
+            .into_iter()
+            .flatten()
+            .flatten();
+        hierarchies
+            .map(|hierarchy| hierarchy.path().join(self.cgroup_name()))
+            .filter(|path| path.exists())
+            .collect()
+    }
+
+    /// Name of the cgroup below which its containers are placed by `--cgroup`.
+    pub fn cgroup_name(&self) -> String {
+        let folder = self.scratch.path().file_name().unwrap_or_default();
+        format!("test-{}", folder.to_string_lossy().trim_start_matches('.'))
+    }
+}
+
+struct Process {
+    pid: u32,
+    parent: u32,
+    command: String,
+}
+
+fn processes() -> Vec<Process> {
+    let all = std::fs::read_dir("/proc").expect("/proc");
+    all.filter_map(|entry| {
+        let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let parent = status
+            .lines()
+            .find_map(|line| line.strip_prefix("PPid:"))?
+            .trim()
+            .parse()
+            .ok()?;
+        Some(Process {
+            pid,
+            parent,
+            command: text(&command).replace('\0', " "),
+        })
+    })
+    .collect()
+}
