@@ -8,7 +8,9 @@ use crate::netns::Netns;
 use crate::{eventually, output, programs, text, wait};
 
 /// Programs of the image.
-const APPLETS: [&str; 8] = ["sh", "cat", "echo", "uname", "sleep", "httpd", "ip", "wget"];
+const APPLETS: [&str; 9] = [
+    "sh", "cat", "echo", "uname", "sleep", "httpd", "ip", "wget", "grep",
+];
 
 /// A Docker Engine on a containerd of its own.
 pub struct Docker {

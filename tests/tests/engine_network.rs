@@ -466,6 +466,10 @@ fn a_server_behind_the_bridge_of_docker() {
     eventually("the guest serves there, too", || {
         host.fetch("10.57.0.2:80").as_deref() == Some("here")
     });
+    eventually("so does the network's resolver", || {
+        let asked = "grep nameserver /etc/resolv.conf; wget -q -O - http://web/ || true";
+        guest(asked) == "nameserver 127.0.0.11\nhere\n"
+    });
     docker.ok(&["network", "disconnect", "more", "web"]);
     eventually("the interface goes", || {
         !guest("ip addr").contains("10.57.")

@@ -10,6 +10,7 @@ use caisson_protocol::agent::{self as api, UpdateNetworkRequest};
 use protobuf::MessageField;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
 
 use crate::{Error, Result, Sandbox, agent};
 
@@ -97,6 +98,11 @@ impl Sandbox {
         }
     }
 
+    /// Tells of each change that has been brought into the guest, until the sandbox ends.
+    pub fn network_changes(&self) -> watch::Receiver<()> {
+        self.inner.followed.subscribe()
+    }
+
     async fn follow(&self, attachment: &Attachment) -> Result<()> {
         let _turn = self.inner.following.lock().await;
         let looking = attachment.clone();
@@ -110,6 +116,7 @@ impl Sandbox {
             tracing::debug!(?change, "the network has changed");
             self.take_away(&change).await?;
             self.give(&change).await?;
+            self.inner.followed.send_replace(());
         }
         match change.refused.into_iter().next() {
             Some(error) => Err(error.into()),

@@ -16,7 +16,7 @@ use protobuf::MessageField;
 use rustix::process::{Pid, PidfdFlags};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
-use tokio::sync::{OwnedRwLockReadGuard, RwLock};
+use tokio::sync::{OwnedRwLockReadGuard, RwLock, watch};
 
 use crate::start::{self, Origin, Snapshot};
 use crate::timing::Timing;
@@ -83,6 +83,8 @@ pub(crate) struct Inner {
     pub(crate) network: Option<Attachment>,
     /// One change of the network at a time is brought into the guest.
     pub(crate) following: tokio::sync::Mutex<()>,
+    /// Told of each change that has been brought there.
+    pub(crate) followed: watch::Sender<()>,
     origin: Origin,
     /// Why we ended the machine ourselves: a part of it beside its VMM was lost.
     lost: OnceLock<ExitReason>,
@@ -122,6 +124,7 @@ impl Sandbox {
                 gate: Arc::default(),
                 network: config.network,
                 following: tokio::sync::Mutex::default(),
+                followed: watch::Sender::new(()),
                 origin,
                 lost: OnceLock::new(),
                 console: config.vm.console.clone(),

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use caisson_network::{Attachment, Namespace};
+use caisson_sandbox::Sandbox;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use crate::bundle::Bundle;
@@ -85,9 +86,31 @@ pub fn part_recorded(folder: &Path) {
     }
 }
 
+/// Resolvers on the loopback of the namespace that the guest can use.
+#[derive(Debug, Default)]
+pub struct Resolvers(tokio::sync::Mutex<Vec<IpAddr>>);
+
+impl Resolvers {
+    /// Adds those that a container is to use.
+    pub async fn offer(&self, sandbox: &Sandbox, spec: &Spec, host: &Host) -> Result<()> {
+        let mut offered = self.0.lock().await;
+        for address in resolvers(spec, host)? {
+            if offered.contains(&address) {
+                continue;
+            }
+            match sandbox.forward_resolver(address).await {
+                Ok(()) => offered.push(address),
+                // Another container of the pod may be a name server.
+                Err(error) => tracing::warn!(%error, %address, "a resolver is out of reach"),
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Resolvers on the loopback of the namespace, which are not on the guest's: Docker's is
 /// at 127.0.0.11. They are in the file that the engine binds into the container.
-pub fn resolvers(spec: &Spec, host: &Host) -> Result<Vec<IpAddr>> {
+fn resolvers(spec: &Spec, host: &Host) -> Result<Vec<IpAddr>> {
     let mounts = spec.mounts().iter().flatten();
     let sources = mounts
         .filter(|mount| mount.destination() == Path::new(RESOLV_CONF))

@@ -1,9 +1,8 @@
 //! What a shim serves: one machine and its containers. Without a pod it is one container.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use caisson_config::Settings;
@@ -12,14 +11,14 @@ use caisson_protocol::SHARE_TAG;
 use caisson_sandbox::timing::Timing;
 use caisson_sandbox::{Identity, Sandbox, SandboxConfig};
 use oci_spec::runtime::Spec;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::bundle::{Bundle, Role};
 use crate::cgroup::Placement;
 use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::events::Events;
-use crate::network;
+use crate::network::{self, Resolvers};
 use crate::tree::Tree;
 
 /// vsock address of every guest: each device process knows one guest only.
@@ -56,8 +55,7 @@ pub struct Pod {
     pub events: Events,
     machine: tokio::sync::Mutex<Option<Machine>>,
     network_namespace: OnceLock<PathBuf>,
-    /// Resolvers of the namespace that the guest can use.
-    resolvers: tokio::sync::Mutex<Vec<IpAddr>>,
+    resolvers: Resolvers,
     placement: Mutex<Option<Placement>>,
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
     done: Notify,
@@ -88,7 +86,7 @@ impl Pod {
             events,
             machine: tokio::sync::Mutex::default(),
             network_namespace: OnceLock::new(),
-            resolvers: tokio::sync::Mutex::default(),
+            resolvers: Resolvers::default(),
             placement: Mutex::default(),
             containers: Mutex::default(),
             done: Notify::new(),
@@ -153,13 +151,15 @@ impl Pod {
     }
 
     /// The machine, which is started for the first who asks.
-    pub async fn machine(&self, bundle: Option<&Bundle>) -> Result<Machine> {
+    pub async fn machine(self: &Arc<Self>, bundle: Option<&Bundle>) -> Result<Machine> {
         let mut machine = self.machine.lock().await;
         if let Some(machine) = machine.as_ref() {
             return Ok(machine.clone());
         }
         self.enter_cgroup(bundle);
         let started = self.start(bundle).await?;
+        let changes = started.sandbox.network_changes();
+        tokio::spawn(follow_resolvers(Arc::downgrade(self), changes));
         Ok(machine.insert(started).clone())
     }
 
@@ -249,18 +249,9 @@ impl Pod {
             return Ok(());
         };
         machine.sandbox.update_network().await?;
-        for address in network::resolvers(spec, self.tree.host())? {
-            let mut forwarded = self.resolvers.lock().await;
-            if forwarded.contains(&address) {
-                continue;
-            }
-            match machine.sandbox.forward_resolver(address).await {
-                Ok(()) => forwarded.push(address),
-                // Another container of the pod may be a name server.
-                Err(error) => tracing::warn!(%error, %address, "a resolver is out of reach"),
-            }
-        }
-        Ok(())
+        self.resolvers
+            .offer(&machine.sandbox, spec, self.tree.host())
+            .await
     }
 
     /// Lets the guest write what it has to write and ends the machine.
@@ -292,6 +283,30 @@ impl Pod {
     /// Waits until it has.
     pub async fn finished(&self) {
         self.done.notified().await;
+    }
+}
+
+/// With a network that comes later, an engine may write another resolver into the files of
+/// its containers.
+async fn follow_resolvers(pod: Weak<Pod>, mut changes: watch::Receiver<()>) {
+    while changes.changed().await.is_ok() {
+        let Some(pod) = pod.upgrade() else {
+            return;
+        };
+        let Some(machine) = pod.running().await else {
+            return;
+        };
+        let containers: Vec<_> = pod.containers().values().cloned().collect();
+        for container in containers {
+            let host = pod.tree.host();
+            let offer = pod
+                .resolvers
+                .offer(&machine.sandbox, container.spec(), host);
+            // The file goes with the container, whose network may go first.
+            if let Err(error) = offer.await {
+                tracing::debug!(%error, container = container.id, "its resolvers are not known");
+            }
+        }
     }
 }
 

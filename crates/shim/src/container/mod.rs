@@ -85,6 +85,11 @@ impl Container {
         }
     }
 
+    /// Its specification, as the engine wrote it.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
     fn hooks(&self, pod: &Pod, moment: Moment) -> Result<()> {
         let subject = Subject {
             id: &self.id,
