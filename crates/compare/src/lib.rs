@@ -2,4 +2,5 @@
 //! that a person can read and hand in.
 
 pub mod model;
+pub mod raw;
 pub mod statistics;
