@@ -1,4 +1,5 @@
-//! The guest's agent: one static program.
+//! Programs that run in guests and containers: the agent and the probe of the comparison, each
+//! one static program.
 
 use std::path::PathBuf;
 
@@ -10,13 +11,31 @@ use crate::step::{cargo, target};
 
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
-/// Where cargo leaves it.
+/// What caisson compare runs in containers; its artefact has the same name.
+const PROBE: &str = "caisson-probe";
+
+/// Where cargo leaves the agent.
 pub fn path() -> PathBuf {
-    target().join(TRIPLE).join("guest/caisson-agent")
+    left("caisson-agent")
 }
 
-/// Builds it: against glibc, linked statically, as nothing else is in the initramfs.
+/// Builds the agent.
 pub fn build(line: &Line) -> Result<()> {
+    compile("caisson-agent", "agent", line)
+}
+
+/// Builds the probe: `target/guest/caisson-probe`.
+pub fn build_probe(line: &Line) -> Result<()> {
+    compile(PROBE, "probe", line)?;
+    artefact::copy_program(&left(PROBE), PROBE).map(drop)
+}
+
+fn left(package: &str) -> PathBuf {
+    target().join(TRIPLE).join("guest").join(package)
+}
+
+/// Against glibc, linked statically: neither an initramfs nor any image has libraries for it.
+fn compile(package: &str, log: &str, line: &Line) -> Result<()> {
     let mut compiled = 0_u32;
     watch(
         line,
@@ -25,15 +44,15 @@ pub fn build(line: &Line) -> Result<()> {
             "--profile",
             "guest",
             "--package",
-            "caisson-agent",
+            package,
             "--target",
             TRIPLE,
         ])
         .env("RUSTFLAGS", "-C target-feature=+crt-static"),
-        &artefact::log("agent")?,
+        &artefact::log(log)?,
         |output| compiling(output, &mut compiled),
     )?;
-    let path = path();
+    let path = left(package);
     let size = path
         .metadata()
         .with_context(|| format!("cargo left no {}", path.display()))?

@@ -1,6 +1,7 @@
 //! Files of `target/guest/`.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -31,6 +32,15 @@ pub fn copy(from: &Path, name: &str) -> Result<PathBuf> {
         return Ok(path);
     }
     write(name, &content)
+}
+
+/// The same for a program, which stays one.
+pub fn copy_program(from: &Path, name: &str) -> Result<PathBuf> {
+    let path = copy(from, name)?;
+    let executable = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(&path, executable)
+        .with_context(|| format!("cannot make {} executable", path.display()))?;
+    Ok(path)
 }
 
 /// Where the output of building something goes.

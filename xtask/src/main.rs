@@ -30,6 +30,7 @@ usage: xtask <task>
   engines    unpack the engines that the tests drive into the cache
   kernel     build the guest's kernel (cached): target/guest/vmlinux
   agent      build the static agent
+  probe      build what caisson compare runs: target/guest/caisson-probe
   initramfs  build the agent and pack it: target/guest/initramfs
   image      pack the demo image: target/demo/busybox.tar
   image NAME pack Debian's packages (cached): nginx, or web, a shop on Node.js
@@ -58,6 +59,7 @@ fn dispatch() -> Result<()> {
         ["engines"] => engines::install(),
         ["kernel"] => kernel::build(&progress::Line::single("kernel")),
         ["agent"] => agent::build(&progress::Line::single("agent")),
+        ["probe"] => agent::build_probe(&progress::Line::single("probe")),
         ["initramfs"] => initramfs::build(&progress::Line::single("initramfs")),
         ["image"] => image::write().map(drop),
         ["image", "nginx"] => image::write_packaged(&image::NGINX).map(drop),

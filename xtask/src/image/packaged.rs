@@ -101,6 +101,7 @@ impl Recipe {
         let mut parts: Vec<&str> = vec![self.name, self.config, self.made_of];
         parts.extend(self.packages);
         parts.extend(self.folders);
+        parts.extend(LEFT_AWAY);
         parts.extend(self.files.iter().flat_map(|(path, text)| [*path, *text]));
         digest(parts.join("\0").as_bytes())
     }
