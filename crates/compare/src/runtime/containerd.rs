@@ -309,8 +309,8 @@ impl Engine for Containerd {
             });
         }
         let (mut config, mut flags) = (None, Vec::new());
-        if container.pids.is_some() {
-            // `ctr run` has no flag for it, but takes a whole specification.
+        if container.pids.is_some() || container.host_pid {
+            // `ctr run` has no flag for these, but takes a whole specification.
             let bundle = Bundle::new(&self.folder.join("bundles"), id, container)?;
             bundle.write(&self.namespace, network.as_deref())?;
             config = Some(bundle.config().to_string_lossy().into_owned());
@@ -371,9 +371,6 @@ fn flags(container: &Container, network: Option<&Path>) -> Vec<String> {
     }
     for capability in &container.capabilities {
         push("--cap-add", capability.clone());
-    }
-    if container.host_pid {
-        push("--with-ns", "pid:/proc/1/ns/pid".to_owned());
     }
     if let Some(network) = network {
         push("--with-ns", format!("network:{}", network.display()));

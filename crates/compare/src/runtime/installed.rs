@@ -47,9 +47,7 @@ impl Kind {
         match self {
             Self::Runc => "apt-get install runc",
             Self::Crun => "apt-get install crun",
-            Self::Runsc => {
-                "apt-get install runsc, from gVisor's repository: https://gvisor.dev/docs/user_guide/install/"
-            }
+            Self::Runsc => "apt-get install runsc",
             Self::Caisson => "make build, in Caisson's source tree",
         }
     }
