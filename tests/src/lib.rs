@@ -1,9 +1,11 @@
 //! A Caisson of its own for each test: its own folders, images and containers,
 //! and the proof at the end that nothing is left.
 
+pub mod browser;
 pub mod docker;
 pub mod engine;
 pub mod image;
+pub mod legibility;
 pub mod netns;
 pub mod programs;
 pub mod registry;

@@ -37,6 +37,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("runc", "tests: engine's other runtime"),
     ("procps", "tests: processes"),
     ("protobuf-compiler", "tests: CRI client"),
+    ("chromium", "tests: report of a comparison"),
+    ("fonts-dejavu-core", "tests: letters for the browser"),
 ];
 
 /// Installs what is missing; says so before it changes the machine.

@@ -11,6 +11,7 @@ mod image;
 pub mod model;
 mod options;
 pub mod raw;
+pub mod report;
 pub mod runtime;
 mod section;
 pub mod statistics;

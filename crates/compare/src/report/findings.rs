@@ -1,0 +1,155 @@
+//! What stands out in a report, derived from its rows.
+
+use std::collections::BTreeMap;
+
+use super::number;
+use crate::model::{Cell, Report, Row, Section, Statement, Subject, Value, Verdict};
+
+/// What a reader should know first. Each sentence cites its rows; there is none
+/// about what was not measured.
+pub fn findings(report: &Report) -> Vec<Statement> {
+    let mut statements = Vec::new();
+    for section in &report.sections {
+        statements.extend(verdicts(section));
+        statements.extend(costs(section));
+    }
+    statements.extend(failures(report));
+    statements.retain(|statement| !statement.cites.is_empty());
+    statements
+}
+
+/// How the escapes of a section went, a sentence for each runtime.
+fn verdicts(section: &Section) -> Vec<Statement> {
+    let mut statements = Vec::new();
+    for subject in Subject::ALL {
+        let mut graded: BTreeMap<Verdict, Vec<&Row>> = BTreeMap::new();
+        for (row, cell) in cells(section, subject) {
+            if let Value::Verdict { verdict, .. } = cell.value {
+                graded.entry(verdict).or_default().push(row);
+            }
+        }
+        let total: usize = graded.values().map(Vec::len).sum();
+        if total == 0 {
+            continue;
+        }
+        let counts: Vec<String> = Verdict::ALL
+            .iter()
+            .filter_map(|verdict| {
+                let rows = graded.get(verdict)?;
+                Some(format!("{} {}", rows.len(), verdict.words()))
+            })
+            .collect();
+        // The rows that a reader wants to see are those that did not hold.
+        let held = Verdict::Contained;
+        let mut cited: Vec<&Row> = graded
+            .iter()
+            .filter(|(verdict, _)| **verdict != held)
+            .flat_map(|(_, rows)| rows.iter().copied())
+            .collect();
+        if cited.is_empty() {
+            cited = graded.remove(&held).unwrap_or_default();
+        }
+        statements.push(Statement {
+            sentence: format!(
+                "{} under {subject}: {} ({total} graded).",
+                section.title,
+                counts.join(", ")
+            ),
+            cites: ids(cited),
+        });
+    }
+    statements
+}
+
+/// What each runtime costs beside the baseline, over the measurements of a
+/// section.
+fn costs(section: &Section) -> Vec<Statement> {
+    let mut statements = Vec::new();
+    for subject in Subject::ALL {
+        let mut costs: Vec<(f64, &Row, Subject)> = cells(section, subject)
+            .filter_map(|(row, cell)| {
+                let (relation, cost) = number::cost(cell.measurement()?)?;
+                Some((cost.value, row, relation.baseline))
+            })
+            .collect();
+        costs.sort_by(|left, right| left.0.total_cmp(&right.0));
+        let (Some((least, low, baseline)), Some((most, high, _))) = (costs.first(), costs.last())
+        else {
+            continue;
+        };
+        if subject == Subject::Host {
+            continue;
+        }
+        let sentence = if low.id == high.id {
+            format!(
+                "{}: {subject} costs {} what {baseline} does ({}).",
+                section.title,
+                number::times(*most),
+                high.title
+            )
+        } else {
+            format!(
+                "{}: {subject} costs {} ({}) to {} ({}) what {baseline} does.",
+                section.title,
+                number::times(*least),
+                low.title,
+                number::times(*most),
+                high.title
+            )
+        };
+        let mut cited = vec![*low, *high];
+        cited.dedup_by_key(|row| &row.id);
+        statements.push(Statement {
+            sentence,
+            cites: ids(cited),
+        });
+    }
+    statements
+}
+
+/// Which probes failed, a sentence for each runtime.
+fn failures(report: &Report) -> Vec<Statement> {
+    let mut statements = Vec::new();
+    for subject in Subject::ALL {
+        let tried: Vec<(&Row, &Cell)> = report
+            .sections
+            .iter()
+            .flat_map(|section| cells(section, subject))
+            .filter(|(_, cell)| {
+                !matches!(
+                    cell.value,
+                    Value::Skipped { .. } | Value::NotInstalled { .. }
+                )
+            })
+            .collect();
+        let failed: Vec<&Row> = tried
+            .iter()
+            .filter(|(_, cell)| matches!(cell.value, Value::Failed { .. }))
+            .map(|(row, _)| *row)
+            .collect();
+        if !failed.is_empty() {
+            statements.push(Statement {
+                sentence: format!(
+                    "{} of {} probes failed under {subject}: those rows say nothing about it.",
+                    failed.len(),
+                    tried.len()
+                ),
+                cites: ids(failed),
+            });
+        }
+    }
+    statements
+}
+
+fn cells(section: &Section, subject: Subject) -> impl Iterator<Item = (&Row, &Cell)> {
+    let cell = move |row: &Row| row.cells.contains_key(&subject);
+    section
+        .rows
+        .iter()
+        .filter(move |row| cell(row))
+        .map(move |row| (row, &row.cells[&subject]))
+}
+
+fn ids(rows: Vec<&Row>) -> Vec<String> {
+    rows.into_iter().map(|row| row.id.clone()).collect()
+}
