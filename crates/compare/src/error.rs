@@ -64,6 +64,11 @@ pub enum Error {
         /// What was asked of it.
         what: &'static str,
     },
+    /// What is run in containers is not there.
+    #[error(
+        "caisson-probe is missing: `make build` makes it; installed, it is lib/caisson/caisson-probe"
+    )]
+    Probe,
     /// An image cannot be used.
     #[error("image {image}: {reason}")]
     Image {

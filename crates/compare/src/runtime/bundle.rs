@@ -30,35 +30,49 @@ const CAPABILITIES: [&str; 14] = [
     "CAP_SYS_CHROOT",
 ];
 
-/// All that there are (capabilities(7)).
-const MORE_CAPABILITIES: [&str; 27] = [
-    "CAP_AUDIT_CONTROL",
-    "CAP_AUDIT_READ",
-    "CAP_BLOCK_SUSPEND",
-    "CAP_BPF",
-    "CAP_CHECKPOINT_RESTORE",
+/// All that there are, in the order of their numbers (capabilities(7)).
+const ALL_CAPABILITIES: [&str; 41] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
     "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
     "CAP_IPC_LOCK",
     "CAP_IPC_OWNER",
-    "CAP_LEASE",
-    "CAP_LINUX_IMMUTABLE",
-    "CAP_MAC_ADMIN",
-    "CAP_MAC_OVERRIDE",
-    "CAP_NET_ADMIN",
-    "CAP_NET_BROADCAST",
-    "CAP_PERFMON",
-    "CAP_SYSLOG",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
     "CAP_SYS_ADMIN",
     "CAP_SYS_BOOT",
-    "CAP_SYS_MODULE",
     "CAP_SYS_NICE",
-    "CAP_SYS_PACCT",
-    "CAP_SYS_PTRACE",
-    "CAP_SYS_RAWIO",
     "CAP_SYS_RESOURCE",
     "CAP_SYS_TIME",
     "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
     "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
 ];
 
 const MASKED: [&str; 9] = [
@@ -192,6 +206,7 @@ fn process(container: &Container, image: &Value) -> (Vec<String>, Vec<String>, S
             .push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
     }
     let folder = image["WorkingDir"].as_str().filter(|path| !path.is_empty());
+    let folder = container.workdir.as_deref().or(folder);
     (arguments, environment, folder.unwrap_or("/").to_owned())
 }
 
@@ -207,7 +222,7 @@ fn specification(
     let mut capabilities: Vec<&str> = CAPABILITIES.to_vec();
     capabilities.extend(container.capabilities.iter().map(String::as_str));
     if privileged {
-        capabilities = [&CAPABILITIES[..], &MORE_CAPABILITIES[..]].concat();
+        capabilities = given_to(&std::fs::read_to_string("/proc/self/status").unwrap_or_default());
     }
     let mut namespaces = vec![
         json!({ "type": "ipc" }),
@@ -255,6 +270,20 @@ fn specification(
             "readonlyPaths": read_only,
         },
     })
+}
+
+/// The capabilities that a process may pass on, by its `/proc/PID/status`. In a machine that lacks
+/// one, asking for it would be refused.
+fn given_to(status: &str) -> Vec<&'static str> {
+    let bounds = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapBnd:"))
+        .and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+    let bounds = bounds.unwrap_or(u64::MAX);
+    let all = ALL_CAPABILITIES.iter().enumerate();
+    all.filter(|(number, _)| bounds >> number & 1 == 1)
+        .map(|(_, name)| *name)
+        .collect()
 }
 
 fn mounts(container: &Container) -> Vec<Value> {
@@ -354,12 +383,21 @@ mod tests {
         container.privileged = true;
         let privileged = spec(&container, &Value::Null);
         let bounding = &privileged["process"]["capabilities"]["bounding"];
-        assert_eq!(bounding.as_array().map(Vec::len), Some(41));
+        let ours = given_to(&std::fs::read_to_string("/proc/self/status").expect("a status"));
+        assert_eq!(*bounding, json!(ours));
         assert_eq!(privileged["linux"]["maskedPaths"], json!([]));
         assert_eq!(
             privileged["linux"]["resources"]["devices"][0]["allow"],
             true
         );
+    }
+
+    #[test]
+    fn nothing_is_asked_for_that_the_machine_lacks() {
+        assert_eq!(given_to("Name:\tx\nCapBnd:\t000001ffffffffff\n").len(), 41);
+        let fewer = given_to("CapBnd:\t000001fffeffffff\n");
+        assert_eq!(fewer.len(), 40);
+        assert!(!fewer.contains(&"CAP_SYS_RESOURCE"));
     }
 
     #[test]

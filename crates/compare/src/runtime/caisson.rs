@@ -138,6 +138,9 @@ fn run(id: &str, container: &Container, detached: bool) -> Vec<String> {
     if container.host_pid {
         push(&["--pid", "host"]);
     }
+    if let Some(folder) = &container.workdir {
+        push(&["--workdir", folder]);
+    }
     if let Some(memory) = container.memory {
         push(&["--memory", &memory.to_string()]);
     }

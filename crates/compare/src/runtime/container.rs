@@ -12,6 +12,8 @@ pub struct Container {
     pub image: Image,
     /// Its program and arguments; empty for the image's own.
     pub command: Vec<String>,
+    /// Folder in which the program starts; none for the image's.
+    pub workdir: Option<String>,
     /// Files and folders of the host in it.
     pub mounts: Vec<Mount>,
     /// Every capability, nothing masked, and the devices that the runtime gives with that.
@@ -60,6 +62,7 @@ impl Container {
         Self {
             image: image.clone(),
             command: command.into_iter().map(Into::into).collect(),
+            workdir: None,
             mounts: Vec::new(),
             privileged: false,
             capabilities: Vec::new(),

@@ -375,6 +375,9 @@ fn flags(container: &Container, network: Option<&Path>) -> Vec<String> {
     if let Some(network) = network {
         push("--with-ns", format!("network:{}", network.display()));
     }
+    if let Some(folder) = &container.workdir {
+        push("--cwd", folder.clone());
+    }
     if let Some(memory) = container.memory {
         push("--memory-limit", memory.to_string());
     }

@@ -146,6 +146,9 @@ fn flags(container: &Container) -> Vec<String> {
     if container.host_pid {
         push("--pid", "host".to_owned());
     }
+    if let Some(folder) = &container.workdir {
+        push("--workdir", folder.clone());
+    }
     if let Some(memory) = container.memory {
         push("--memory", memory.to_string());
     }

@@ -1,8 +1,10 @@
 //! The sections of a report.
 
 pub mod advice;
+mod escape;
 mod isolation;
 mod kernel;
+mod probe;
 mod question;
 mod setup;
 mod startup;
@@ -36,6 +38,11 @@ pub const SECTIONS: &[Maker] = &[
         id: "isolation",
         title: "Isolation",
         make: isolation::section,
+    },
+    Maker {
+        id: "escapes",
+        title: "Escapes",
+        make: escape::section,
     },
     Maker {
         id: "startup",

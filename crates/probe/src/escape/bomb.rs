@@ -14,19 +14,18 @@ const SPINNING: Duration = Duration::from_millis(1500);
 const MIB: usize = 1 << 20;
 
 /// Starts processes that spin until no more can be started or `bound` are there.
-pub fn forks(bound: &str) -> bool {
+pub fn forks(bound: &str, token: &str) -> bool {
     let Ok(bound) = bound.parse::<usize>() else {
         return false;
     };
     line::attempt(format_args!("start {bound} processes that spin"));
-    let begin = Instant::now();
     let mut children: Vec<Child> = Vec::new();
     let refusal = loop {
         if children.len() == bound {
             break None;
         }
         let child = Command::new("/proc/self/exe")
-            .args(["escape", "spin"])
+            .args(["escape", "spin", token])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -41,7 +40,7 @@ pub fn forks(bound: &str) -> bool {
         None => line::done(format_args!("{count} processes")),
         Some(error) => line::refused(format_args!("more than {count} processes"), error),
     }
-    std::thread::sleep(SPINNING.saturating_sub(begin.elapsed()));
+    std::thread::sleep(SPINNING);
     for child in &mut children {
         let _ = child.kill();
         let _ = child.wait();
@@ -51,18 +50,19 @@ pub fn forks(bound: &str) -> bool {
 }
 
 /// Keeps a processor busy, for longer than its parent lets it.
-pub fn spin() {
+pub fn spin() -> bool {
     let begin = Instant::now();
     while begin.elapsed() < SPINNING * 10 {
         std::hint::spin_loop();
     }
+    true
 }
 
 /// Lets a child take `bound` MiB, and says how far it got.
-pub fn memory(bound: &str) -> bool {
+pub fn memory(bound: &str, token: &str) -> bool {
     line::attempt(format_args!("fill {bound} MiB of memory"));
     let child = Command::new("/proc/self/exe")
-        .args(["escape", "fill", bound])
+        .args(["escape", "fill", bound, token])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn();

@@ -2,7 +2,7 @@
 //! folder of the host, as a descriptor or as the working folder, walks up from it to the root.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::file;
 use crate::line;
@@ -17,9 +17,9 @@ pub fn attack(path: &str) {
     let climb = "../".repeat(UP);
     let relative = path.trim_start_matches('/');
     for way in ways {
-        line::attempt(format_args!("walk up from {}", way.display()));
-        let target = Path::new(&way).join(&climb).join(relative);
-        file::write(&[&target.to_string_lossy()]);
+        let what = format!("walk up from {} and write {path}", way.display());
+        line::attempt(&what);
+        line::outcome(what, file::mark(&way.join(&climb).join(relative)));
     }
 }
 

@@ -1,7 +1,8 @@
 //! Files of the host.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
+use std::path::Path;
 
 use rustix::mount::{MountFlags, mount_remount};
 
@@ -13,12 +14,15 @@ pub fn write(paths: &[&str]) {
     for path in paths {
         let what = format!("write {path}");
         line::attempt(&what);
-        let written = File::options()
-            .write(true)
-            .open(path)
-            .and_then(|mut file| file.write_all(MARK).and_then(|()| file.sync_all()));
-        line::outcome(what, written);
+        line::outcome(what, mark(Path::new(path)));
     }
+}
+
+/// Leaves the mark in a file that exists.
+pub fn mark(path: &Path) -> io::Result<()> {
+    let mut file = File::options().write(true).open(path)?;
+    file.write_all(MARK)?;
+    file.sync_all()
 }
 
 /// Makes a read-only mount writable, which root of the mount's own namespace may, and writes.

@@ -28,11 +28,11 @@ pub fn run(attack: &str, arguments: &[&str]) -> bool {
         ("disk", [device, folder]) => disk::attack(device, folder),
         ("signal", [token]) => signal::attack(token),
         ("descriptor", [path]) => descriptor::attack(path),
-        ("forks", [bound]) => return bomb::forks(bound),
-        ("memory", [bound]) => return bomb::memory(bound),
-        // Children of the two.
-        ("spin", []) => bomb::spin(),
-        ("fill", [bound]) => return bomb::fill(bound),
+        ("forks", [bound, token]) => return bomb::forks(bound, token),
+        ("memory", [bound, token]) => return bomb::memory(bound, token),
+        // Children of the two; by the token they are counted from outside.
+        ("spin", [_token]) => return bomb::spin(),
+        ("fill", [bound, _token]) => return bomb::fill(bound),
         _ => return false,
     }
     line::end();
