@@ -9,6 +9,7 @@ pub mod legibility;
 pub mod netns;
 pub mod programs;
 pub mod registry;
+pub mod schema;
 pub mod terminal;
 
 use std::ffi::OsStr;

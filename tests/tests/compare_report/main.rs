@@ -5,8 +5,10 @@ mod fixture;
 use std::fs;
 use std::path::Path;
 
+use caisson_compare::model::Report;
 use caisson_compare::report;
-use caisson_end_to_end::legibility;
+use caisson_end_to_end::{legibility, schema};
+use serde_json::{Value, json};
 
 /// Where pictures stay, for people to look at.
 fn pictures() -> &'static Path {
@@ -55,4 +57,43 @@ fn hostile_outputs_do_nothing_in_any_rendering() {
     let raw = fs::read(folder.path().join("raw/kernel-hostile-caisson.txt")).expect("a file");
     let hostile = fixture::HOSTILE.as_bytes();
     assert!(raw.windows(hostile.len()).any(|window| window == hostile));
+}
+
+#[test]
+fn json_is_what_the_schema_says() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let fixture = fixture::report(folder.path());
+    report::write(&fixture, folder.path()).expect("a report");
+    let text = fs::read_to_string(folder.path().join("report.json")).expect("report.json");
+    let document: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(schema::fault(&document), None);
+    assert_eq!(schema::broken_references(&document), Vec::<String>::new());
+    // It can be read again, and is the same then.
+    let read: Report = serde_json::from_str(&text).expect("a report");
+    assert_eq!(serde_json::to_value(&read).expect("JSON"), document);
+    for (place, wrong) in [
+        ("/schema", json!(2)),
+        ("/sections/0/rows/0/cells/host/value/kind", json!("guess")),
+        ("/sections/0/rows/0/cells/host/raw", json!("/etc/passwd")),
+        (
+            "/sections/2/rows/0/cells/runc/value/verdict",
+            json!("passed"),
+        ),
+        ("/sections/3/rows/0/cells/runc/value/samples", json!([])),
+        ("/findings/0/cites", json!([])),
+        ("/environment/hardware", json!({})),
+        ("/runtimes/0", json!({ "subject": "podman" })),
+    ] {
+        let mut changed = document.clone();
+        *changed
+            .pointer_mut(place)
+            .unwrap_or_else(|| panic!("{place}")) = wrong;
+        assert!(schema::fault(&changed).is_some(), "{place} is accepted");
+    }
+    let mut longer = document;
+    longer["sections"][0]["extra"] = json!(1);
+    assert!(
+        schema::fault(&longer).is_some(),
+        "an unknown field is accepted"
+    );
 }
