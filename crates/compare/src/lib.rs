@@ -106,6 +106,7 @@ pub fn run(options: &Options, progress: &dyn Fn(&str)) -> Result<Report> {
         report.sections.push(maker.run(&context)?);
     }
     report.advice = section::advice::advice(&report);
+    report.findings = report::findings(&report);
     report.took_seconds = begin.elapsed().as_secs_f64();
     Ok(report)
 }

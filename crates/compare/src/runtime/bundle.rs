@@ -257,7 +257,6 @@ fn specification(
                 "effective": capabilities,
                 "permitted": capabilities,
             },
-            "rlimits": [{ "type": "RLIMIT_NOFILE", "hard": 65536, "soft": 1024 }],
         },
         "root": { "path": rootfs },
         "hostname": "compare",

@@ -6,12 +6,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::bundle::Bundle;
-use super::cgroup;
 use super::container::Container;
 use super::engine::{Engine, EngineName, Image, Invocation};
 use super::host;
 use super::installed::{Absent, Kind, Program};
 use super::interrupt::Interrupt;
+use super::leftover;
 use super::network::Networks;
 use super::process::{self, Outcome};
 use super::rootfs;
@@ -58,7 +58,12 @@ impl Direct {
     fn runtime(&self, kind: Kind, words: &[String]) -> Invocation {
         let program = Program::find(kind.as_str()).unwrap_or_else(|| kind.as_str().into());
         let root = self.folder.join("state").join(kind.as_str());
-        Invocation::new(&program, ["--root".as_ref(), root.as_os_str()], words)
+        let mut words = words.to_vec();
+        if kind == Kind::Runsc {
+            // Its network would be made of interfaces of the host's namespace.
+            words.insert(0, "--network=none".to_owned());
+        }
+        Invocation::new(&program, ["--root".as_ref(), root.as_os_str()], &words)
     }
 
     fn bundles(&self) -> PathBuf {
@@ -262,6 +267,7 @@ impl Engine for Direct {
 
 impl Drop for Direct {
     fn drop(&mut self) {
-        cgroup::remove(&self.parent);
+        leftover::cgroups(&self.parent);
+        leftover::mounts(&self.folder);
     }
 }

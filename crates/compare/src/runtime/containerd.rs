@@ -1,8 +1,9 @@
 //! Engine `containerd`: one of the comparison's own, so that nothing of the host's is touched
 //! and nothing of it is left.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -12,12 +13,12 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::bundle::Bundle;
-use super::cgroup;
 use super::container::Container;
 use super::engine::{Engine, EngineName, Image, Invocation};
 use super::host;
 use super::installed::{Absent, Kind, Program};
 use super::interrupt::Interrupt;
+use super::leftover;
 use super::network::Networks;
 use super::process::{self, Outcome};
 use super::rootfs;
@@ -25,6 +26,9 @@ use crate::error::{At, Error, Result};
 
 /// How long it may take to answer, or to end.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// gVisor's own shim, which its packages have.
+const RUNSC_SHIM: &str = "containerd-shim-runsc-v1";
 
 /// Lines of its log that an error shows.
 const LOG_LINES: usize = 5;
@@ -77,6 +81,11 @@ impl Containerd {
             let link = folder.join("bin/containerd-shim-caisson-v2");
             std::os::unix::fs::symlink(shim, &link).at(link)?;
         }
+        // Options of runsc come with its name only: its network would be made of interfaces of
+        // the host's namespace.
+        let script = folder.join("bin/runsc-without-network");
+        std::fs::write(&script, "#!/bin/sh\nexec runsc --network=none \"$@\"\n").at(&script)?;
+        std::fs::set_permissions(&script, Permissions::from_mode(0o755)).at(&script)?;
         let config = folder.join("config.toml");
         std::fs::write(&config, configuration(&folder)).at(&config)?;
         let daemon = daemon(&containerd, &folder)?;
@@ -89,9 +98,13 @@ impl Containerd {
             networks: Networks::default(),
             interrupt: interrupt.clone(),
         };
-        engine
-            .ready()
-            .map_err(|reason| wrong(reason, "try `containerd` by hand, or --engine caisson"))?;
+        if let Err(reason) = engine.ready() {
+            if interrupt.is_set() {
+                return Err(Error::Interrupted);
+            }
+            let remedy = "try `containerd` by hand, or --engine caisson";
+            return Err(wrong(reason, remedy));
+        }
         Ok(engine)
     }
 
@@ -212,7 +225,16 @@ fn runtime(kind: Kind) -> Vec<String> {
             "--runc-binary",
             "crun",
         ],
-        Kind::Runsc => &["--runtime", "io.containerd.runsc.v1"],
+        Kind::Runsc if Program::find(RUNSC_SHIM).is_some() => {
+            &["--runtime", "io.containerd.runsc.v1"]
+        }
+        // Debian's package has no shim; runsc understands what runc's asks of it.
+        Kind::Runsc => &[
+            "--runtime",
+            "io.containerd.runc.v2",
+            "--runc-binary",
+            "runsc-without-network",
+        ],
         Kind::Caisson => &["--runtime", "io.containerd.caisson.v2"],
     };
     words.iter().map(|word| (*word).to_owned()).collect()
@@ -246,14 +268,7 @@ impl Engine for Containerd {
         let (found, program) = match kind {
             Kind::Runc => (Program::find("runc"), "runc"),
             Kind::Crun => (Program::find("crun"), "crun"),
-            Kind::Runsc => {
-                let shim = "containerd-shim-runsc-v1";
-                if Program::find("runsc").is_none() {
-                    (None, "runsc")
-                } else {
-                    (Program::find(shim), shim)
-                }
-            }
+            Kind::Runsc => (Program::find("runsc"), "runsc"),
             Kind::Caisson => (Program::shim(&self.caisson), "containerd-shim-caisson-v2"),
         };
         found.is_none().then(|| kind.not_found(program))
@@ -397,7 +412,7 @@ impl Drop for Containerd {
         }
         let begin = Instant::now();
         while !self.shims().iter().all(|pid| *pid == self.daemon.id())
-            && begin.elapsed() < Duration::from_secs(10)
+            && begin.elapsed() < Duration::from_secs(3)
         {
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -419,6 +434,9 @@ impl Drop for Containerd {
             std::thread::sleep(Duration::from_millis(10));
         }
         let _ = self.daemon.wait();
-        cgroup::remove(&self.namespace);
+        let state = self.folder.join("state");
+        leftover::containerd(&self.namespace, &state, &super::id_prefix());
+        leftover::cgroups(&self.namespace);
+        leftover::mounts(&self.folder);
     }
 }

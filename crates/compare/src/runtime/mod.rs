@@ -6,7 +6,6 @@
 
 mod bundle;
 mod caisson;
-mod cgroup;
 mod container;
 mod containerd;
 mod docker;
@@ -14,6 +13,7 @@ mod engine;
 mod host;
 mod installed;
 mod interrupt;
+mod leftover;
 mod network;
 mod process;
 mod rootfs;
@@ -153,5 +153,10 @@ impl Runtime {
 fn new_id() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    format!("compare-{}-{number}", std::process::id())
+    format!("{}{number}", id_prefix())
+}
+
+/// How the names of this comparison's containers begin.
+fn id_prefix() -> String {
+    format!("compare-{}-", std::process::id())
 }

@@ -84,7 +84,7 @@ const HOST_PROCESSES: Question = Question {
     id: "isolation/processes-host",
     title: "Visible processes, with --pid=host",
     script: "ps -o pid,comm",
-    shows: "What the flag opens: under runc every process of the host. A machine has no way to join a namespace of another kernel, and Caisson refuses the flag instead of ignoring it.",
+    shows: "What the flag opens: under runc every process of the host. A machine cannot join a namespace of another kernel: `caisson run` and Docker's flag are refused, and a specification without a process namespace shows the processes of the guest, the agent among them.",
     does_not_show: "A fault of runc: the flag asks for it.",
 };
 
