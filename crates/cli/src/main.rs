@@ -27,7 +27,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use nix::sys::signal::{SigHandler, Signal};
 
 use command::{
-    bench, copy, exec, images, inspect, lifecycle, logs, port, ps, run, setup, stats, template,
+    bench, compare, copy, exec, images, inspect, lifecycle, logs, port, ps, run, setup, stats,
+    template,
 };
 use container::ContainerStore;
 
@@ -115,6 +116,8 @@ enum Command {
         #[command(subcommand)]
         command: BenchCommand,
     },
+    /// Show what the virtual machine gives and costs, beside runc and others
+    Compare(compare::CompareFlags),
     /// Say whether containers can run here, and what is missing
     Doctor {
         /// Print JSON
@@ -283,6 +286,7 @@ fn dispatch(cli: &Cli, begin: Instant) -> Result<u8> {
         Command::Bench {
             command: BenchCommand::Start(flags),
         } => bench::start(flags, &store()?, &settings)?,
+        Command::Compare(flags) => compare::compare(flags)?,
         Command::Doctor { json } => return doctor::run(&settings, *json),
         Command::Config {
             command: ConfigCommand::Show,

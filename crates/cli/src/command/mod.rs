@@ -1,6 +1,7 @@
 //! The commands, one module each or one for a family.
 
 pub mod bench;
+pub mod compare;
 pub mod copy;
 pub mod exec;
 pub mod images;
