@@ -8,6 +8,7 @@ mod probe;
 mod question;
 mod setup;
 mod startup;
+mod work;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -40,7 +41,7 @@ pub const SECTIONS: &[Maker] = &[
         make: isolation::section,
     },
     Maker {
-        id: "escapes",
+        id: escape::ID,
         title: "Escapes",
         make: escape::section,
     },
@@ -48,6 +49,11 @@ pub const SECTIONS: &[Maker] = &[
         id: "startup",
         title: "Start-up",
         make: startup::section,
+    },
+    Maker {
+        id: work::ID,
+        title: "Work",
+        make: work::section,
     },
 ];
 

@@ -107,7 +107,7 @@ impl Account {
             })
             .collect();
         if told.is_empty() {
-            return "nothing was refused".to_owned();
+            return "every step was accepted, and had no effect there".to_owned();
         }
         told.join("; ")
     }
