@@ -9,6 +9,7 @@ use crate::model::{Cell, Report, Row, Section, Statement, Subject, Value, Verdic
 /// about what was not measured.
 pub fn findings(report: &Report) -> Vec<Statement> {
     let mut statements = Vec::new();
+    statements.extend(kernels(report));
     for section in &report.sections {
         statements.extend(verdicts(section));
         statements.extend(costs(section));
@@ -16,6 +17,46 @@ pub fn findings(report: &Report) -> Vec<Statement> {
     statements.extend(failures(report));
     statements.retain(|statement| !statement.cites.is_empty());
     statements
+}
+
+/// Row that asks for a number which a kernel draws at each boot.
+const BOOT_ID: &str = "kernel/boot-id";
+
+/// Who shares the host's kernel.
+fn kernels(report: &Report) -> Option<Statement> {
+    let rows = report.sections.iter().flat_map(|section| &section.rows);
+    let row = rows.into_iter().find(|row| row.id == BOOT_ID)?;
+    let text = |subject: &Subject| match &row.cells.get(subject)?.value {
+        Value::Text { text } => Some(text.trim()),
+        _ => None,
+    };
+    let host = text(&Subject::Host)?;
+    let (mut shared, mut own) = (Vec::new(), Vec::new());
+    for subject in row
+        .cells
+        .keys()
+        .filter(|subject| **subject != Subject::Host)
+    {
+        match text(subject) {
+            Some(text) if text == host => shared.push(subject.name()),
+            Some(_) => own.push(subject.name()),
+            None => {}
+        }
+    }
+    let mut parts = Vec::new();
+    for (names, what) in [
+        (shared, "on the host's kernel"),
+        (own, "on a kernel of their own"),
+    ] {
+        if !names.is_empty() {
+            parts.push(format!("{what}: {}", names.join(", ")));
+        }
+    }
+    Some(Statement {
+        sentence: format!("Containers run {}.", parts.join("; ")),
+        cites: vec![row.id.clone()],
+    })
+    .filter(|_| !parts.is_empty())
 }
 
 /// How the escapes of a section went, a sentence for each runtime.
@@ -130,7 +171,7 @@ fn failures(report: &Report) -> Vec<Statement> {
         if !failed.is_empty() {
             statements.push(Statement {
                 sentence: format!(
-                    "{} of {} probes failed under {subject}: those rows say nothing about it.",
+                    "{} of {} probes failed under {subject}: a failure is no result, its row has what was said.",
                     failed.len(),
                     tried.len()
                 ),

@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
+use super::columns::Columns;
 use super::prose::{Part, parts};
 use super::{clean, number};
-use crate::model::{Cell, Measurement, Presence, Report, Section, Statement, Subject, Unit, Value};
+use crate::model::{Cell, Measurement, Presence, Report, Section, Statement, Unit, Value};
 
 /// Characters of an answer in a table's cell.
 const WIDTH: usize = 160;
@@ -127,15 +128,14 @@ fn section(page: &mut String, section: &Section) {
     for text in section.intro.split("\n\n") {
         paragraph(page, &prose(text));
     }
-    let subjects: Vec<Subject> = Subject::ALL
-        .into_iter()
-        .filter(|subject| {
-            section
-                .rows
-                .iter()
-                .any(|row| row.cells.contains_key(subject))
-        })
-        .collect();
+    let columns = Columns::of(section);
+    for (subject, install) in &columns.absent {
+        paragraph(
+            page,
+            &format!("Not installed: {subject}. {}", prose(install)),
+        );
+    }
+    let subjects = columns.present;
     if subjects.is_empty() {
         return;
     }
@@ -181,10 +181,7 @@ fn section(page: &mut String, section: &Section) {
             ] {
                 paragraph(page, &format!("Only in {subject}: {} lines.", lines.len()));
                 if !lines.is_empty() {
-                    let text = lines.join(
-                        "
-",
-                    );
+                    let text = lines.join("\n");
                     block(page, &clean::excerpt(&text, DIFFERENCE_LINES, WIDTH).shown);
                     if let Some(more) = lines.len().checked_sub(DIFFERENCE_LINES + 1) {
                         paragraph(page, &format!("And {} more lines.", more + 1));
@@ -223,7 +220,7 @@ fn answer(cell: &Cell) -> String {
             first_line(output)
         ),
         Value::Skipped { reason } => format!("skipped: {}", prose(reason)),
-        Value::NotInstalled { install } => format!("not installed: {}", code(install)),
+        Value::NotInstalled { install } => format!("not installed: {}", prose(install)),
     };
     if let Some(note) = &cell.note {
         let _ = write!(answer, " ({})", prose(note));

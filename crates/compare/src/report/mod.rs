@@ -6,6 +6,7 @@
 
 mod chart;
 mod clean;
+mod columns;
 mod findings;
 mod html;
 mod markdown;

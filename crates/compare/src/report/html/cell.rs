@@ -5,11 +5,16 @@ use maud::{Markup, html};
 use crate::model::{Cell, Measurement, Row, Subject, Value, Verdict};
 use crate::report::{clean, number, prose};
 
-/// Lines of an answer that are seen without opening anything.
-const LINES: usize = 8;
+/// Lines of an answer that are seen without opening anything, beside others and
+/// alone.
+const LINES: usize = 10;
+const LINES_ALONE: usize = 24;
 
 /// Characters of such a line.
-const WIDTH: usize = 240;
+const WIDTH: usize = 140;
+
+/// Characters of a line of a failure: nothing of it is left out lightly.
+const SAID: usize = 1000;
 
 /// A shorter text is not worth pointing elsewhere for.
 const REPEATED_FROM: usize = 24;
@@ -21,7 +26,7 @@ pub fn cell(subject: Subject, cell: &Cell, row: &Row) -> Markup {
                 @if let Some(same) = same_as(subject, text, row) {
                     span.quiet { "the same as " (same) }
                 } @else {
-                    (output(text))
+                    (output(text, row))
                 }
             }
             Value::Measurement(one) => (measurement(one)),
@@ -32,30 +37,36 @@ pub fn cell(subject: Subject, cell: &Cell, row: &Row) -> Markup {
                 span.badge.failed {
                     "✗ failed" @if let Some(status) = status { ", exit status " (status) }
                 }
-                (output(said))
+                pre { (clean::excerpt(said, LINES_ALONE, SAID).shown) }
             }
             Value::Skipped { reason } => { span.badge.skipped { "– skipped" } p { (prose::markup(reason)) } }
             Value::NotInstalled { install } => {
                 span.badge.absent { "∅ not installed" }
-                @if !install.is_empty() { p { "Install it: " code { (install) } } }
+                p { (prose::markup(install)) }
             }
         }
         @if let Some(note) = &cell.note { p.quiet { (prose::markup(note)) } }
     }
 }
 
-fn output(text: &str) -> Markup {
-    let excerpt = clean::excerpt(text, LINES, WIDTH);
+/// What a probe wrote. It stays closed where the row shows what differs.
+fn output(text: &str, row: &Row) -> Markup {
+    let is_closed = row.difference.is_some();
+    let lines = if row.cells.len() == 1 {
+        LINES_ALONE
+    } else {
+        LINES
+    };
+    let excerpt = clean::excerpt(text, lines, WIDTH);
     html! {
         @if excerpt.shown.trim().is_empty() {
             span.quiet { "no output" }
+        } @else if is_closed && excerpt.lines > 1 {
+            details { summary { (excerpt.lines) " lines" } pre.long tabindex="0" { (text) } }
         } @else {
             pre { (excerpt.shown) }
-        }
-        @if !excerpt.whole {
-            details {
-                summary { "all of it, lines: " (excerpt.lines) }
-                pre.long tabindex="0" { (text) }
+            @if !excerpt.whole {
+                details { summary { "the whole output" } pre.long tabindex="0" { (text) } }
             }
         }
     }

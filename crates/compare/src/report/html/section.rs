@@ -3,8 +3,9 @@
 use maud::{Markup, html};
 
 use super::cell;
-use crate::model::{Difference, Row, Section, Subject};
+use crate::model::{Difference, Row, Section};
 use crate::raw::slug;
+use crate::report::columns::Columns;
 use crate::report::{RawOutputs, chart, clean, prose};
 
 /// Lines of a difference that are seen without opening anything.
@@ -14,15 +15,7 @@ const DIFFERENCE_LINES: usize = 14;
 const WIDTH: usize = 200;
 
 pub fn section(section: &Section, raw_outputs: &RawOutputs) -> Markup {
-    let subjects: Vec<Subject> = Subject::ALL
-        .into_iter()
-        .filter(|subject| {
-            section
-                .rows
-                .iter()
-                .any(|row| row.cells.contains_key(subject))
-        })
-        .collect();
+    let columns = Columns::of(section);
     let charts: Vec<Option<Markup>> = section.rows.iter().map(chart::intervals).collect();
     html! {
         section id={ "section-" (slug(&section.id)) } {
@@ -32,23 +25,26 @@ pub fn section(section: &Section, raw_outputs: &RawOutputs) -> Markup {
             @if charts.iter().any(Option::is_some) {
                 p.quiet { "In the charts of single rows: " (chart::LEGEND) }
             }
+            @for (subject, install) in &columns.absent {
+                p.quiet { span.badge.absent { "∅ " (subject) " not installed" } " " (prose::markup(install)) }
+            }
             @if section.rows.is_empty() {
                 p { "There are no rows." }
             } @else {
                 // Narrow screens show the table as blocks, which would take its
                 // meaning from screen readers: the roles give it back.
-                table.rows role="table" style={ "--subjects:" (subjects.len()) } {
+                table.rows role="table" {
                     caption { (section.title) ": what each answered" }
                     thead role="rowgroup" {
                         tr role="row" {
                             th scope="col" role="columnheader" { "Probe" }
-                            @for subject in &subjects {
+                            @for subject in &columns.present {
                                 th scope="col" role="columnheader" { (subject) }
                             }
                         }
                     }
                     @for (row, chart) in section.rows.iter().zip(&charts) {
-                        (group(row, chart.as_ref(), &subjects, raw_outputs))
+                        (group(row, chart.as_ref(), &columns, raw_outputs))
                     }
                 }
             }
@@ -59,7 +55,7 @@ pub fn section(section: &Section, raw_outputs: &RawOutputs) -> Markup {
 fn group(
     row: &Row,
     chart: Option<&Markup>,
-    subjects: &[Subject],
+    columns: &Columns<'_>,
     raw_outputs: &RawOutputs,
 ) -> Markup {
     html! {
@@ -69,18 +65,26 @@ fn group(
                     (prose::markup(&row.title))
                     " " a.self href={ "#" (slug(&row.id)) } { (row.id) }
                 }
-                @for subject in subjects {
-                    td role="cell" {
-                        span.who aria-hidden="true" { (subject) }
-                        @match row.cells.get(subject) {
-                            Some(one) => (cell::cell(*subject, one, row)),
-                            None => span.quiet { "not asked" },
+                @if let Some(subject) = columns.only(row) {
+                    // Its answer may be a table of its own: it gets all the room.
+                    td role="cell" colspan=(columns.present.len()) {
+                        span.only { (subject) }
+                        (cell::cell(subject, &row.cells[&subject], row))
+                    }
+                } @else {
+                    @for subject in &columns.present {
+                        td role="cell" {
+                            span.who aria-hidden="true" { (subject) }
+                            @match row.cells.get(subject) {
+                                Some(one) => (cell::cell(*subject, one, row)),
+                                None => span.quiet { "not asked" },
+                            }
                         }
                     }
                 }
             }
             tr.more role="row" {
-                td role="cell" colspan=(subjects.len() + 1) {
+                td role="cell" colspan=(columns.present.len() + 1) {
                     @if let Some(chart) = chart { (chart) }
                     @if let Some(difference) = &row.difference { (lines(difference)) }
                     @if !row.shows.is_empty() { p { strong { "Shows: " } (prose::markup(&row.shows)) } }
@@ -94,6 +98,11 @@ fn group(
 
 fn lines(difference: &Difference) -> Markup {
     let [first, second] = difference.between;
+    if difference.only_first.is_empty() && difference.only_second.is_empty() {
+        return html! {
+            p { "No difference between " (first) " and " (second) ": " (difference.common) " lines are in both." }
+        };
+    }
     html! {
         div.difference {
             @for (subject, lines) in [(first, &difference.only_first), (second, &difference.only_second)] {
