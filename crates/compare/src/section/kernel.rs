@@ -5,6 +5,12 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::model::{Row, Section, Subject};
 
+/// The note of an answer that is the host's.
+pub const THE_HOSTS: &str = "as the host's";
+
+/// The note of an answer that is not.
+pub const NOT_THE_HOSTS: &str = "not the host's";
+
 const QUESTIONS: &[Question] = &[
     Question {
         id: "kernel/uname",
@@ -112,11 +118,7 @@ fn note(row: &mut Row, subject: Subject, same: bool) {
     else {
         return;
     };
-    let text = if same {
-        "as the host's"
-    } else {
-        "not the host's"
-    };
+    let text = if same { THE_HOSTS } else { NOT_THE_HOSTS };
     cell.note = Some(text.to_owned());
 }
 
