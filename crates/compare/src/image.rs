@@ -7,9 +7,6 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::runtime::{Interrupt, Program, output};
 
-/// The image that `make demo` packs.
-const DEMO: &str = "demo/busybox.tar";
-
 /// A download ends at some time.
 const DEADLINE: Duration = Duration::from_secs(600);
 
@@ -53,20 +50,23 @@ pub fn archive(
     }
 }
 
-/// `target/release/caisson` has it in `target/demo`.
 fn demo(caisson: &Path) -> Result<PathBuf> {
+    packed("busybox", caisson).ok_or_else(|| Error::Image {
+        image: "busybox".to_owned(),
+        reason: "`make demo` packs it into target/demo; name another with --image".to_owned(),
+    })
+}
+
+/// An archive that was packed in the build tree: `target/release/caisson` has it in `target/demo`.
+pub fn packed(name: &str, caisson: &Path) -> Option<PathBuf> {
     let real = caisson
         .canonicalize()
         .unwrap_or_else(|_| caisson.to_owned());
     real.ancestors()
         .skip(1)
         .take(3)
-        .map(|folder| folder.join(DEMO))
+        .map(|folder| folder.join("demo").join(format!("{name}.tar")))
         .find(|path| path.is_file())
-        .ok_or_else(|| Error::Image {
-            image: "busybox".to_owned(),
-            reason: "`make demo` packs it into target/demo; name another with --image".to_owned(),
-        })
 }
 
 #[cfg(test)]
@@ -84,7 +84,7 @@ mod tests {
         let error = find(None).expect_err("there is none").to_string();
         assert!(error.contains("make demo"), "{error}");
         std::fs::create_dir(folder.path().join("demo")).expect("a folder");
-        let demo = folder.path().join(DEMO);
+        let demo = folder.path().join("demo/busybox.tar");
         std::fs::write(&demo, "").expect("written");
         assert_eq!(
             find(None).expect("found"),

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use super::container::Container;
 use super::installed::{Absent, Kind};
 use super::process::Outcome;
+use super::rootfs;
 use crate::error::Result;
 
 /// Who is asked to run containers.
@@ -58,6 +59,19 @@ pub struct Image {
     pub name: String,
     /// Its files and configuration, for runtimes that are given a bundle.
     pub(super) unpacked: Option<PathBuf>,
+}
+
+impl Image {
+    /// Whether its configuration says that something listens on this TCP port (image-spec,
+    /// config.md).
+    pub fn exposes(&self, port: u16) -> bool {
+        let Some(folder) = &self.unpacked else {
+            return false;
+        };
+        let text = std::fs::read(folder.join(rootfs::CONFIG)).unwrap_or_default();
+        let image: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+        !image["config"]["ExposedPorts"][format!("{port}/tcp")].is_null()
+    }
 }
 
 /// A command, and how a user types it.

@@ -8,6 +8,7 @@ mod probe;
 mod question;
 mod setup;
 mod startup;
+mod web;
 mod work;
 
 use crate::context::Context;
@@ -49,6 +50,11 @@ pub const SECTIONS: &[Maker] = &[
         id: "startup",
         title: "Start-up",
         make: startup::section,
+    },
+    Maker {
+        id: web::ID,
+        title: "A web application",
+        make: web::section,
     },
     Maker {
         id: work::ID,
