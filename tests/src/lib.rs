@@ -2,6 +2,7 @@
 //! and the proof at the end that nothing is left.
 
 pub mod browser;
+pub mod comparison;
 pub mod docker;
 pub mod engine;
 pub mod image;

@@ -80,6 +80,17 @@ pub fn image(name: &str) -> PathBuf {
     path
 }
 
+/// The archive of an image that `xtask image NAME` packs.
+pub fn packed_image(name: &str) -> PathBuf {
+    let path = target().join(format!("demo/{name}.tar"));
+    assert!(
+        path.exists(),
+        "{} is missing: run `cargo run -p xtask -- image {name}`",
+        path.display()
+    );
+    path
+}
+
 /// The guest's kernel.
 pub fn kernel() -> PathBuf {
     existing(target().join("guest/vmlinux"))

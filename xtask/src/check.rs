@@ -31,8 +31,10 @@ pub fn test() -> Result<()> {
         run(cargo(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
     })?;
     install_tools()?;
+    for recipe in [&image::NGINX, &image::WEB] {
+        image::write_packaged(recipe)?;
+    }
     step("dependencies", advisories::check)?;
-    image::write_packaged(&image::NGINX)?;
     step("compile tests", || {
         run(&mut cargo(&["test", "--workspace", "--no-run"]))
     })?;

@@ -276,8 +276,8 @@ fn release_agent(context: &Context<'_>, probe: &Probe) -> Result<Attack> {
     Ok(attack.with_control(&control))
 }
 
-fn kernel_parameter(_: &Context<'_>, probe: &Probe) -> Result<Attack> {
-    let parameter = Parameter::new(LEASE_BREAK_TIME)?;
+fn kernel_parameter(context: &Context<'_>, probe: &Probe) -> Result<Attack> {
+    let parameter = Parameter::new(LEASE_BREAK_TIME, &context.options.interrupt)?;
     // A second more or less: nobody notices.
     let value = if parameter.value() == "46" {
         "45"
@@ -288,8 +288,8 @@ fn kernel_parameter(_: &Context<'_>, probe: &Probe) -> Result<Attack> {
     Ok(Attack::new(parameter, probe, &words))
 }
 
-fn core_pattern(_: &Context<'_>, probe: &Probe) -> Result<Attack> {
-    let parameter = Parameter::new(CORE_PATTERN)?;
+fn core_pattern(context: &Context<'_>, probe: &Probe) -> Result<Attack> {
+    let parameter = Parameter::new(CORE_PATTERN, &context.options.interrupt)?;
     let words = ["parameter", CORE_PATTERN, "core.caisson-compare"];
     Ok(Attack::new(parameter, probe, &words))
 }

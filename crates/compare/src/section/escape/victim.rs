@@ -1,6 +1,6 @@
 //! Victims: made for being attacked, looked at from outside, and gone afterwards.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -258,7 +258,7 @@ impl Victim for Hierarchy {
         let left = self.left();
         match fs::remove_file(&left) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).at(left),
-            _ => self.shell(": > \"$1/release_agent\"", &Interrupt::default()),
+            _ => self.shell("echo > \"$1/release_agent\"", &Interrupt::default()),
         }
     }
 }
@@ -281,17 +281,46 @@ impl Drop for Hierarchy {
     }
 }
 
+/// Something that there is once on a host: two comparisons at the same time would see each other's
+/// attacks.
+struct Exclusive {
+    _locked: File,
+}
+
+impl Exclusive {
+    /// Waits for its turn.
+    fn new(path: &str, interrupt: &Interrupt) -> Result<Self> {
+        let file = File::open(path).at(path)?;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Self { _locked: file }),
+                Err(TryLockError::WouldBlock) if interrupt.is_set() => {
+                    return Err(Error::Interrupted);
+                }
+                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(50)),
+                Err(TryLockError::Error(error)) => return Err(error).at(path),
+            }
+        }
+    }
+}
+
 /// A parameter of the host's kernel.
 pub struct Parameter {
     path: &'static str,
     value: String,
+    _turn: Exclusive,
 }
 
 impl Parameter {
     /// Notes its value.
-    pub fn new(path: &'static str) -> Result<Self> {
+    pub fn new(path: &'static str, interrupt: &Interrupt) -> Result<Self> {
+        let turn = Exclusive::new(path, interrupt)?;
         let value = fs::read_to_string(path).at(path)?;
-        Ok(Self { path, value })
+        Ok(Self {
+            path,
+            value,
+            _turn: turn,
+        })
     }
 
     /// Its value, without the line's end.
@@ -334,6 +363,7 @@ pub struct KernelLog {
     needle: &'static str,
     before: usize,
     interrupt: Interrupt,
+    _turn: Exclusive,
 }
 
 impl KernelLog {
@@ -343,6 +373,7 @@ impl KernelLog {
             needle,
             before: 0,
             interrupt: interrupt.clone(),
+            _turn: Exclusive::new("/dev/kmsg", interrupt)?,
         };
         log.reset()?;
         Ok(log)
