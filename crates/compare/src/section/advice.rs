@@ -45,7 +45,7 @@ fn statement(sentence: impl Into<String>, cites: &[&str]) -> Option<Statement> {
 fn emulation(rows: &Rows<'_>) -> Option<Statement> {
     let hypervisor = &rows.0.environment.hypervisor;
     let measured = rows.measured(Subject::Caisson);
-    if hypervisor.hardware_virtualisation
+    if !rows.emulated()
         || rows.cell("kernel/cpu-model", Subject::Caisson).is_none() && measured.is_empty()
     {
         return None;

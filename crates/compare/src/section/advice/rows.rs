@@ -11,6 +11,11 @@ impl<'a> Rows<'a> {
         sections.flat_map(|section| section.rows.iter())
     }
 
+    /// Whether software played the processor of Caisson's machines.
+    pub fn emulated(&self) -> bool {
+        !self.0.environment.hypervisor.hardware_virtualisation
+    }
+
     /// A row's cell.
     pub fn cell(&self, id: &str, subject: Subject) -> Option<&'a Cell> {
         self.all().find(|row| row.id == id)?.cells.get(&subject)
