@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::number;
 use crate::model::{Cell, Report, Row, Section, Statement, Subject, Value, Verdict};
+use crate::statistics::Ratio;
 
 /// What a reader should know first. Each sentence cites its rows; there is none
 /// about what was not measured.
@@ -59,10 +60,14 @@ fn kernels(report: &Report) -> Option<Statement> {
     .filter(|_| !parts.is_empty())
 }
 
-/// How the escapes of a section went, a sentence for each runtime.
+/// How the escapes of a section went, a sentence for each runtime. On the host they
+/// only show that they work.
 fn verdicts(section: &Section) -> Vec<Statement> {
     let mut statements = Vec::new();
-    for subject in Subject::ALL {
+    for subject in Subject::ALL
+        .into_iter()
+        .filter(|subject| *subject != Subject::Host)
+    {
         let mut graded: BTreeMap<Verdict, Vec<&Row>> = BTreeMap::new();
         for (row, cell) in cells(section, subject) {
             if let Value::Verdict { verdict, .. } = cell.value {
@@ -106,40 +111,35 @@ fn verdicts(section: &Section) -> Vec<Statement> {
 /// section.
 fn costs(section: &Section) -> Vec<Statement> {
     let mut statements = Vec::new();
-    for subject in Subject::ALL {
-        let mut costs: Vec<(f64, &Row, Subject)> = cells(section, subject)
+    for subject in Subject::ALL
+        .into_iter()
+        .filter(|subject| *subject != Subject::Host)
+    {
+        let mut costs: Vec<(&Row, Subject, Ratio)> = cells(section, subject)
             .filter_map(|(row, cell)| {
                 let (relation, cost) = number::cost(cell.measurement()?)?;
-                Some((cost.value, row, relation.baseline))
+                Some((row, relation.baseline, cost))
             })
             .collect();
-        costs.sort_by(|left, right| left.0.total_cmp(&right.0));
-        let (Some((least, low, baseline)), Some((most, high, _))) = (costs.first(), costs.last())
-        else {
-            continue;
+        costs.sort_by(|left, right| left.2.value.total_cmp(&right.2.value));
+        let written = |(row, baseline, cost): &(&Row, Subject, Ratio)| {
+            format!("{}: {}", row.title, number::ratio(*cost, *baseline))
         };
-        if subject == Subject::Host {
-            continue;
+        let sentence = match costs.as_slice() {
+            [] => continue,
+            [one] => format!("{}: what {subject} costs. {}.", section.title, written(one)),
+            [least, .., most] => format!(
+                "{}: what {subject} costs, over {} rows. Least, {}. Most, {}.",
+                section.title,
+                costs.len(),
+                written(least),
+                written(most)
+            ),
+        };
+        let mut cited: Vec<&Row> = costs.iter().map(|(row, ..)| *row).collect();
+        if cited.len() > 2 {
+            cited = vec![cited[0], cited[cited.len() - 1]];
         }
-        let sentence = if low.id == high.id {
-            format!(
-                "{}: {subject} costs {} what {baseline} does ({}).",
-                section.title,
-                number::times(*most),
-                high.title
-            )
-        } else {
-            format!(
-                "{}: {subject} costs {} ({}) to {} ({}) what {baseline} does.",
-                section.title,
-                number::times(*least),
-                low.title,
-                number::times(*most),
-                high.title
-            )
-        };
-        let mut cited = vec![*low, *high];
-        cited.dedup_by_key(|row| &row.id);
         statements.push(Statement {
             sentence,
             cites: ids(cited),

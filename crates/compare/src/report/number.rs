@@ -22,15 +22,20 @@ pub fn quantity(value: f64, unit: Unit) -> String {
     }
 }
 
-/// The same for an axis: without digits that say nothing.
-pub fn tick(value: f64, unit: Unit) -> String {
-    let text = quantity(value, unit);
-    match text.split_once(' ') {
-        Some((number, suffix)) if number.contains('.') => {
+/// The same for an axis whose ticks are multiples of a step: in the step's unit, and
+/// without digits that say nothing.
+pub fn tick(value: f64, unit: Unit, step: f64) -> String {
+    let written = quantity(value, unit);
+    let of_step = quantity(step, unit);
+    match (unit, written.split_once(' '), of_step.split_once(' ')) {
+        (Unit::Bytes | Unit::BytesPerSecond, _, Some((_, suffix))) => {
+            format!("{} {suffix}", (value / step * 1e4).round() / 1e4)
+        }
+        (_, Some((number, suffix)), _) if number.contains('.') => {
             let number = number.trim_end_matches('0').trim_end_matches('.');
             format!("{number} {suffix}")
         }
-        _ => text,
+        _ => written,
     }
 }
 
@@ -152,8 +157,12 @@ mod tests {
             (0.0, Unit::Seconds, "0 s"),
             (200.0, Unit::RequestsPerSecond, "200 requests/s"),
         ] {
-            assert_eq!(tick(value, unit), expected);
+            assert_eq!(tick(value, unit, 1.0), expected);
         }
+        let gibibyte = 1_073_741_824.0;
+        let of_bytes = |value| tick(value * gibibyte, Unit::BytesPerSecond, gibibyte);
+        assert_eq!(of_bytes(0.1), "0.1 GiB/s");
+        assert_eq!(of_bytes(20.0), "20 GiB/s");
     }
 
     #[test]

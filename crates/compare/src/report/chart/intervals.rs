@@ -30,12 +30,13 @@ pub fn intervals(row: &Row) -> Option<Markup> {
         .iter()
         .flat_map(|(_, one)| [one.summary.min, one.summary.max]);
     let largest = ends.clone().fold(0.0, f64::max);
-    let scale = Scale::around(ends, step(unit, largest))?;
+    let step = step(unit, largest);
+    let scale = Scale::around(ends, step)?;
     let lanes: Vec<Lane> = measured
         .iter()
         .map(|(subject, measurement)| lane(*subject, measurement, &scale))
         .collect();
-    let write = |value| number::tick(value, unit);
+    let write = |value| number::tick(value, unit, step);
     let caption = html! { strong { (prose::markup(&row.title)) ", sample by sample." } };
     Some(chart(&caption, &scale, &write, &lanes))
 }

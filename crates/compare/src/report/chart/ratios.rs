@@ -52,7 +52,12 @@ pub fn ratios(section: &Section) -> Option<Markup> {
 }
 
 fn costs(row: &Row) -> impl Iterator<Item = Cost<'_>> {
-    row.cells.iter().filter_map(move |(subject, cell)| {
+    // The host is no runtime; the table has it.
+    let runtimes = row
+        .cells
+        .iter()
+        .filter(|(subject, _)| **subject != Subject::Host);
+    runtimes.filter_map(move |(subject, cell)| {
         let (relation, ratio) = number::cost(cell.measurement()?)?;
         Some(Cost {
             row,

@@ -21,6 +21,9 @@ const POLICY: &str =
 
 const STYLE: &str = include_str!("style.css");
 
+/// Rows that a sentence links to; the others are in the JSON.
+const CITES: usize = 6;
+
 /// The whole page.
 pub fn page(report: &Report, raw_outputs: &RawOutputs) -> String {
     let titles: Titles = report
@@ -73,9 +76,10 @@ pub fn page(report: &Report, raw_outputs: &RawOutputs) -> String {
                         "; every command's whole output: " code { "raw/" } "."
                     }
                     p {
-                        "Percentiles are interpolated between samples (definition 7 of Hyndman and Fan). Intervals \
-                         come from order statistics and hold with at least 95 % whatever the distribution is; \
-                         fewer than six samples have none."
+                        "Percentiles are interpolated between samples (definition 7 of Hyndman and Fan). The interval \
+                         of a median comes from order statistics and holds with at least 95 % whatever the \
+                         distribution is; that of a ratio is made of those of its two medians (MOVER, on \
+                         logarithms). Fewer than six samples have none."
                     }
                 }
             }
@@ -129,12 +133,15 @@ fn statements(id: &str, heading: &str, statements: &[Statement], titles: &Titles
                             (prose::markup(&statement.sentence)) " "
                             span.cites {
                                 "See "
-                                @for (index, id) in statement.cites.iter().enumerate() {
+                                @for (index, id) in statement.cites.iter().take(CITES).enumerate() {
                                     @if index > 0 { ", " }
                                     @match titles.get(id.as_str()) {
                                         Some(title) => a href={ "#" (slug(id)) } { (prose::markup(title)) },
                                         None => code { (id) },
                                     }
+                                }
+                                @if let Some(more) = statement.cites.len().checked_sub(CITES + 1) {
+                                    " and " (more + 1) " more"
                                 }
                                 "."
                             }

@@ -16,12 +16,13 @@ const WIDTH: usize = 200;
 
 pub fn section(section: &Section, raw_outputs: &RawOutputs) -> Markup {
     let columns = Columns::of(section);
+    let overview = chart::ratios(section);
     let charts: Vec<Option<Markup>> = section.rows.iter().map(chart::intervals).collect();
     html! {
         section id={ "section-" (slug(&section.id)) } {
             h2 { (section.title) }
             @for paragraph in section.intro.split("\n\n") { p { (prose::markup(paragraph)) } }
-            @if let Some(overview) = chart::ratios(section) { (overview) }
+            @if let Some(overview) = &overview { (overview) }
             @if charts.iter().any(Option::is_some) {
                 p.quiet { "In the charts of single rows: " (chart::LEGEND) }
             }
@@ -44,7 +45,7 @@ pub fn section(section: &Section, raw_outputs: &RawOutputs) -> Markup {
                         }
                     }
                     @for (row, chart) in section.rows.iter().zip(&charts) {
-                        (group(row, chart.as_ref(), &columns, raw_outputs))
+                        (group(row, chart.as_ref(), overview.is_some(), &columns, raw_outputs))
                     }
                 }
             }
@@ -55,6 +56,7 @@ pub fn section(section: &Section, raw_outputs: &RawOutputs) -> Markup {
 fn group(
     row: &Row,
     chart: Option<&Markup>,
+    is_closed: bool,
     columns: &Columns<'_>,
     raw_outputs: &RawOutputs,
 ) -> Markup {
@@ -85,7 +87,12 @@ fn group(
             }
             tr.more role="row" {
                 td role="cell" colspan=(columns.present.len() + 1) {
-                    @if let Some(chart) = chart { (chart) }
+                    @match chart {
+                        // The overview comes before: one chart for each row would bury the table.
+                        Some(chart) if is_closed => details { summary { "Sample by sample" } (chart) },
+                        Some(chart) => (chart),
+                        None => {}
+                    }
                     @if let Some(difference) = &row.difference { (lines(difference)) }
                     @if !row.shows.is_empty() { p { strong { "Shows: " } (prose::markup(&row.shows)) } }
                     @if !row.does_not_show.is_empty() { p { strong { "Does not show: " } (prose::markup(&row.does_not_show)) } }
