@@ -271,3 +271,35 @@ impl Drop for Direct {
         leftover::mounts(&self.folder);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::{Mount, Publish};
+
+    #[test]
+    fn a_container_is_asked_for_in_our_words() {
+        let image = Image {
+            name: "busybox".to_owned(),
+            unpacked: None,
+        };
+        let mut container = Container::new(&image, ["true"]);
+        let words = |container: &Container| run("c", container, false).join(" ");
+        assert_eq!(
+            words(&container),
+            "run --rm --name c --network none busybox true"
+        );
+        container.publish = Some(Publish {
+            host: 3012,
+            container: 3000,
+        });
+        container.mounts = vec![Mount::read_only("/srv", "/data")];
+        container.pids = Some(64);
+        container.host_pid = true;
+        assert_eq!(
+            words(&container),
+            "run --rm --name c --publish 127.0.0.1:3012:3000 --volume /srv:/data:ro --pid host \
+             --pids-limit 64 busybox true"
+        );
+    }
+}

@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::bundle::Bundle;
 use super::container::Container;
+use super::ctr;
 use super::engine::{Engine, EngineName, Image, Invocation};
 use super::host;
 use super::installed::{Absent, Kind, Program};
@@ -26,9 +27,6 @@ use crate::error::{At, Error, Result};
 
 /// How long it may take to answer, or to end.
 const DEADLINE: Duration = Duration::from_secs(60);
-
-/// gVisor's own shim, which its packages have.
-const RUNSC_SHIM: &str = "containerd-shim-runsc-v1";
 
 /// Lines of its log that an error shows.
 const LOG_LINES: usize = 5;
@@ -83,7 +81,7 @@ impl Containerd {
         }
         // Options of runsc come with its name only: its network would be made of interfaces of
         // the host's namespace.
-        let script = folder.join("bin/runsc-without-network");
+        let script = folder.join("bin").join(ctr::RUNSC);
         std::fs::write(&script, "#!/bin/sh\nexec runsc --network=none \"$@\"\n").at(&script)?;
         std::fs::set_permissions(&script, Permissions::from_mode(0o755)).at(&script)?;
         let config = folder.join("config.toml");
@@ -215,31 +213,6 @@ fn daemon(program: &Path, folder: &Path) -> Result<Child> {
     })
 }
 
-/// The runtime's name and what else `ctr run` has to be told for it.
-fn runtime(kind: Kind) -> Vec<String> {
-    let words: &[&str] = match kind {
-        Kind::Runc => &["--runtime", "io.containerd.runc.v2"],
-        Kind::Crun => &[
-            "--runtime",
-            "io.containerd.runc.v2",
-            "--runc-binary",
-            "crun",
-        ],
-        Kind::Runsc if Program::find(RUNSC_SHIM).is_some() => {
-            &["--runtime", "io.containerd.runsc.v1"]
-        }
-        // Debian's package has no shim; runsc understands what runc's asks of it.
-        Kind::Runsc => &[
-            "--runtime",
-            "io.containerd.runc.v2",
-            "--runc-binary",
-            "runsc-without-network",
-        ],
-        Kind::Caisson => &["--runtime", "io.containerd.caisson.v2"],
-    };
-    words.iter().map(|word| (*word).to_owned()).collect()
-}
-
 impl Engine for Containerd {
     fn name(&self) -> EngineName {
         EngineName::Containerd
@@ -330,9 +303,9 @@ impl Engine for Containerd {
             bundle.write(&self.namespace, network.as_deref())?;
             config = Some(bundle.config().to_string_lossy().into_owned());
         } else {
-            flags = self::flags(container, network.as_deref());
+            flags = ctr::flags(container, network.as_deref());
         }
-        words.extend(runtime(kind));
+        words.extend(ctr::runtime(kind));
         if let Some(config) = config {
             words.extend(["--config".to_owned(), config, id.to_owned()]);
         } else {
@@ -370,36 +343,6 @@ impl Engine for Containerd {
         Bundle::remove(&self.folder.join("bundles"), id);
         self.networks.remove(id);
     }
-}
-
-fn flags(container: &Container, network: Option<&Path>) -> Vec<String> {
-    let mut flags = Vec::new();
-    let mut push = |flag: &str, value: String| flags.extend([flag.to_owned(), value]);
-    for mount in &container.mounts {
-        let mode = if mount.read_only { "ro" } else { "rw" };
-        let source = mount.source.display();
-        let target = &mount.target;
-        push(
-            "--mount",
-            format!("type=bind,src={source},dst={target},options=rbind:{mode}"),
-        );
-    }
-    for capability in &container.capabilities {
-        push("--cap-add", capability.clone());
-    }
-    if let Some(network) = network {
-        push("--with-ns", format!("network:{}", network.display()));
-    }
-    if let Some(folder) = &container.workdir {
-        push("--cwd", folder.clone());
-    }
-    if let Some(memory) = container.memory {
-        push("--memory-limit", memory.to_string());
-    }
-    if container.privileged {
-        flags.push("--privileged".to_owned());
-    }
-    flags
 }
 
 impl Drop for Containerd {

@@ -296,3 +296,26 @@ impl Drop for Docker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_keeps_its_program_when_it_is_imported() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = serde_json::json!({ "config": {
+            "Entrypoint": ["node"], "Cmd": ["shop.js"], "Env": ["A=b c"], "WorkingDir": "/w",
+        }});
+        std::fs::write(folder.path().join(rootfs::CONFIG), config.to_string()).expect("written");
+        assert_eq!(
+            changes(folder.path()),
+            [
+                "ENTRYPOINT [\"node\"]",
+                "CMD [\"shop.js\"]",
+                "ENV A=\"b c\"",
+                "WORKDIR /w"
+            ]
+        );
+    }
+}

@@ -8,6 +8,7 @@ mod bundle;
 mod caisson;
 mod container;
 mod containerd;
+mod ctr;
 mod docker;
 mod engine;
 mod host;
