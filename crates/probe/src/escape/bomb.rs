@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::line;
 
 /// How long processes spin once they are all there.
-const SPINNING: Duration = Duration::from_millis(1500);
+const SPINNING: Duration = Duration::from_millis(2000);
 
 /// A step of memory.
 const MIB: usize = 1 << 20;

@@ -13,7 +13,7 @@ use super::super::probe::Probe;
 
 /// Processes that the fork bomb starts at most, and the limit that is to stop it before.
 const FORKS: u64 = 64;
-const FORK_LIMIT: i64 = 32;
+const FORK_LIMIT: u32 = 32;
 
 /// The same for the memory bomb, in MiB.
 const MEMORY: u64 = 256;
@@ -347,19 +347,21 @@ fn descriptor(context: &Context<'_>, probe: &Probe) -> Result<Attack> {
 
 fn fork_bomb(_: &Context<'_>, probe: &Probe) -> Result<Attack> {
     let token = token("forks");
-    let neighbour = Neighbour::new(Counted::Processes, FORKS, token.clone())?;
+    let neighbour = Neighbour::new(Counted::Processes, FORK_LIMIT.into(), FORKS, token.clone())?;
     let words = ["forks", &FORKS.to_string(), &token];
     let mut attack = Attack::new(neighbour, probe, &words);
-    attack.pids = Some(FORK_LIMIT);
+    attack.pids = Some(FORK_LIMIT.into());
     Ok(attack)
 }
 
 fn memory_bomb(_: &Context<'_>, probe: &Probe) -> Result<Attack> {
     let token = token("memory");
-    let neighbour = Neighbour::new(Counted::Memory, MEMORY, token.clone())?;
+    let neighbour = Neighbour::new(Counted::Memory, MEMORY_LIMIT, MEMORY, token.clone())?;
     let words = ["memory", &MEMORY.to_string(), &token];
     let mut attack = Attack::new(neighbour, probe, &words);
     attack.memory = Some(MEMORY_LIMIT << 20);
+    // Some runtimes kill the process that takes the memory, others all of the container.
+    attack.ends_by_kill = true;
     Ok(attack)
 }
 

@@ -57,6 +57,8 @@ struct Attack {
     host_pid: bool,
     memory: Option<u64>,
     pids: Option<i64>,
+    /// Being killed in the middle of it is what is to become of the attack.
+    ends_by_kill: bool,
     /// Folders to start in, one container each, beside the usual one.
     start_in: Vec<String>,
 }
@@ -78,6 +80,7 @@ impl Attack {
             host_pid: false,
             memory: None,
             pids: None,
+            ends_by_kill: false,
             start_in: Vec::new(),
         }
     }
@@ -227,7 +230,12 @@ impl Escape {
                 command.clone_from(&outcome.command);
             }
             let found = attack.victim.damage(&outcome.text())?;
-            tries.push(Try::of(outcome).starting_in(container.workdir.as_deref()));
+            let one = Try::of(outcome).starting_in(container.workdir.as_deref());
+            tries.push(if attack.ends_by_kill {
+                one.ended_by_kill()
+            } else {
+                one
+            });
             if found.is_some() {
                 damage = found;
                 break;

@@ -3,7 +3,7 @@
 use super::super::probe::Account;
 use super::refusal;
 use crate::model::Verdict;
-use crate::runtime::Outcome;
+use crate::runtime::{Ending, Outcome};
 
 /// A container in which the attack was to run, and what came of it.
 pub struct Try {
@@ -11,6 +11,7 @@ pub struct Try {
     pub outcome: Outcome,
     account: Account,
     folder: Option<String>,
+    killable: bool,
 }
 
 impl Try {
@@ -21,6 +22,7 @@ impl Try {
             outcome,
             account,
             folder: None,
+            killable: false,
         }
     }
 
@@ -30,10 +32,29 @@ impl Try {
         self
     }
 
+    /// The last line that the probe printed.
+    fn last_line(&self) -> String {
+        let text = self.outcome.text();
+        text.lines().last().unwrap_or_default().to_owned()
+    }
+
+    /// To be killed while it goes on is its end.
+    pub fn ended_by_kill(mut self) -> Self {
+        self.killable = true;
+        self
+    }
+
     /// What the attack came to; nothing if it did not get to run.
     fn result(&self) -> Option<String> {
         if self.account.ended {
             return Some(self.account.summary());
+        }
+        let killed = matches!(
+            self.outcome.ending,
+            Ending::Exited(KILLED) | Ending::Signalled(9)
+        );
+        if self.killable && self.account.started && killed {
+            return Some(format!("it was killed after `{}`", self.last_line()));
         }
         // Being refused such a folder is the attack's own end, if it is this that was refused.
         let folder = self.folder.as_deref()?;
@@ -45,6 +66,9 @@ impl Try {
         refused.then(|| format!("it did not start in {folder}: {}", refusal(&self.outcome)))
     }
 }
+
+/// What a shell and engines make of SIGKILL.
+const KILLED: i32 = 128 + 9;
 
 /// Grades an escape by the damage that was found outside.
 pub fn judge(tries: &[Try], damage: Option<String>, by_design: bool) -> (Verdict, String) {
@@ -74,10 +98,8 @@ pub fn judge(tries: &[Try], damage: Option<String>, by_design: bool) -> (Verdict
 /// How an attack broke off.
 fn broken(one: &Try) -> String {
     let outcome = &one.outcome;
-    let last = outcome.text();
-    let last = last.lines().last().unwrap_or_default();
     let how = if one.account.started {
-        format!("the probe broke off after `{last}`")
+        format!("the probe broke off after `{}`", one.last_line())
     } else {
         "the probe did not start".to_owned()
     };
@@ -89,7 +111,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::runtime::Ending;
 
     fn tried(code: i32, stdout: &str, stderr: &str) -> Try {
         Try::of(Outcome {
@@ -131,6 +152,17 @@ mod tests {
             assert!(evidence.contains(words), "{evidence}");
         }
         assert_eq!(judge(&[], None, false).0, Verdict::SetUpFailed);
+    }
+
+    #[test]
+    fn a_kill_is_an_end_only_where_it_is_meant_to_be() {
+        let killed = || tried(137, "try fill MiB 52\n", "");
+        let (verdict, evidence) = judge(&[killed().ended_by_kill()], None, false);
+        assert_eq!(verdict, Verdict::Contained);
+        assert!(evidence.contains("MiB 52"), "{evidence}");
+        assert_eq!(judge(&[killed()], None, false).0, Verdict::SetUpFailed);
+        let never = tried(137, "", "no memory for the runtime").ended_by_kill();
+        assert_eq!(judge(&[never], None, false).0, Verdict::SetUpFailed);
     }
 
     #[test]
