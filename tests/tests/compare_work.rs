@@ -6,9 +6,13 @@ use caisson_end_to_end::Caisson;
 use caisson_end_to_end::comparison::Comparison;
 use caisson_end_to_end::programs;
 
+/// A port that is free, and stays so: it is below those that the kernel gives to whoever asks for
+/// any.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("an address").port()
+    let first = 20_000 + u16::try_from(std::process::id() % 10_000).expect("small");
+    (first..first + 100)
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .expect("a free port")
 }
 
 #[test]

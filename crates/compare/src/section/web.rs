@@ -121,6 +121,7 @@ fn run(
         host: context.options.port,
         container: PORT,
     });
+    container.deadline = START;
     let subject = runtime.kind.into();
     let begin = Instant::now();
     let running = match runtime.start(&container) {

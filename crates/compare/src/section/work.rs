@@ -3,6 +3,7 @@
 mod overhead;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::probe::{Account, IN_CONTAINER, Probe};
 use crate::context::{Context, failed};
@@ -19,6 +20,9 @@ const FOLDER: &str = "/tmp";
 
 /// Time for each measurement of a round, in milliseconds.
 const TIME: &str = "100";
+
+/// No container takes longer, also where a processor is emulated.
+const DEADLINE: Duration = Duration::from_secs(180);
 
 /// Containers that are started for each runtime; each measures three rounds.
 const MOST_STARTS: usize = 3;
@@ -151,7 +155,7 @@ pub fn section(context: &Context<'_>) -> Result<Section> {
             let command = [IN_CONTAINER, "work", FOLDER, VOLUME, TIME];
             let mut container = Container::new(context.image, command);
             container.mounts = vec![probe.mount(), Mount::writable(volume, VOLUME)];
-            container.deadline = std::time::Duration::from_secs(180);
+            container.deadline = DEADLINE;
             let outcome = runtime.run(&container)?;
             let raw = context.keep("work/probe", subject, &outcome)?;
             measured.entry(subject).or_default().add(&outcome, raw);
@@ -224,8 +228,6 @@ fn row(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::model::Value;
     use crate::runtime::Ending;

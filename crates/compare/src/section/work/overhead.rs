@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-use super::ID;
+use super::{DEADLINE, ID};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::model::{Cell, Row, Subject, Unit};
@@ -56,6 +56,7 @@ fn cell(
     // Sleeps for ten minutes, without a need for any program of the image.
     let mut container = Container::new(context.image, [IN_CONTAINER, "canary", "sleeps"]);
     container.mounts = vec![probe.mount()];
+    container.deadline = DEADLINE;
     let (mut samples, mut parts) = (Vec::new(), BTreeMap::new());
     let (mut command, mut raw) = (String::new(), String::new());
     for _ in 0..starts {
