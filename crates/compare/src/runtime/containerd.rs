@@ -249,6 +249,7 @@ impl Engine for Containerd {
 
     fn load(&self, archive: &Path) -> Result<Image> {
         let name = archive.to_string_lossy();
+        let before = self.list(&["image", "ls", "-q"]);
         let outcome = process::run(
             self.invoke(&["image", "import", &name]),
             b"",
@@ -258,20 +259,17 @@ impl Engine for Containerd {
         if !outcome.success() {
             return Err(Error::Command(Box::new(outcome)));
         }
-        // "unpacking docker.io/library/busybox:latest (sha256:...)...done"
-        let said = format!("{}\n{}", outcome.text(), outcome.error_text());
-        let imported = said
-            .lines()
-            .find_map(|line| line.strip_prefix("unpacking ")?.split(' ').next());
-        let Some(imported) = imported else {
+        // What it prints differs from one release to the next.
+        let after = self.list(&["image", "ls", "-q"]);
+        let Some(imported) = after.iter().find(|image| !before.contains(image)) else {
             return Err(Error::Image {
                 image: name.into_owned(),
-                reason: format!("`ctr image import` named none: {said}"),
+                reason: "it is in the engine already, or has no name".to_owned(),
             });
         };
         let unpacked = rootfs::unpack(archive, &self.folder.join("images"))?;
         Ok(Image {
-            name: imported.to_owned(),
+            name: imported.clone(),
             unpacked: Some(unpacked),
         })
     }
