@@ -48,6 +48,9 @@ impl Browser {
         for domain in ["Page", "Runtime", "Log", "Network"] {
             self.call(Some(&session), &format!("{domain}.enable"), json!({}));
         }
+        // A picture is wider than what is seen beside a scroll bar.
+        let hidden = json!({ "hidden": true });
+        self.call(Some(&session), "Emulation.setScrollbarsHidden", hidden);
         self.events.clear();
         let url = format!("file://{}", file.display());
         let parameters = json!({ "url": url });
@@ -72,8 +75,6 @@ impl Page<'_> {
             "Emulation.setDeviceMetricsOverride",
             json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false }),
         );
-        // A picture is wider than what is seen beside a scroll bar.
-        self.call("Emulation.setScrollbarsHidden", json!({ "hidden": true }));
         self.call(
             "Emulation.setEmulatedMedia",
             json!({ "features": [{ "name": "prefers-color-scheme", "value": theme.name() }] }),
