@@ -53,7 +53,7 @@ pub fn run(options: &Options, progress: &dyn Fn(&str)) -> Result<Report> {
         Some(engine) => (engine, "--engine names it"),
         None => Runtimes::best_engine(),
     };
-    progress(&format!("engine: {engine}, {reason}"));
+    progress(&format!("engine: {engine} ({reason})"));
     // Declared after the scratch folder: it is gone before the folder is.
     let runtimes = Runtimes::open(
         engine,
