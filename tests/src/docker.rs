@@ -139,6 +139,16 @@ impl Drop for Docker {
             crate::kill(daemon.id(), "TERM");
             wait(daemon);
         }
+        // dockerd keeps the namespace that it lives in mounted for networks of the host's.
+        let own = self.folder.path().join("exec/netns/default");
+        // If it failed, that is seen below.
+        let _ = rustix::mount::unmount(&own, rustix::mount::UnmountFlags::empty());
+        let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
+        let folder = self.folder.path().to_string_lossy().into_owned();
+        assert!(
+            std::thread::panicking() || !mounts.contains(&folder),
+            "a mount is left in {folder}"
+        );
         if std::thread::panicking() {
             eprintln!("{}", self.containerd.log());
         }
