@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::step::{command, output, run, shown, step, target};
-use crate::{build, image, packages};
+use crate::{build, engines, image, packages};
 
 /// Lines of a kernel's log that are shown.
 const LOG_LINES: usize = 5;
@@ -62,7 +62,10 @@ pub fn bench() -> Result<()> {
         let path = image::write()?;
         run(caisson(&["load", "--input"]).arg(path))
     })?;
-    run(&mut caisson(&["bench", "start"]))
+    run(&mut caisson(&["bench", "start"]))?;
+    println!();
+    engines::install()?;
+    run(&mut command(target().join("release/engine-start")))
 }
 
 /// Shows what the host says beside what the same question gives in a container.
