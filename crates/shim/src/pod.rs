@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -58,6 +59,7 @@ pub struct Pod {
     resolvers: Resolvers,
     placement: Mutex<Option<Placement>>,
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
+    is_sandbox: AtomicBool,
     done: Notify,
 }
 
@@ -89,6 +91,7 @@ impl Pod {
             resolvers: Resolvers::default(),
             placement: Mutex::default(),
             containers: Mutex::default(),
+            is_sandbox: AtomicBool::new(false),
             done: Notify::new(),
         }
     }
@@ -135,10 +138,16 @@ impl Pod {
             .map_err(|_| Error::State("the sandbox has been created".to_owned()))
     }
 
+    /// The engine has made it a sandbox of its own, which it starts when it likes.
+    pub fn set_sandbox(&self) {
+        self.is_sandbox.store(true, Ordering::Relaxed);
+    }
+
     /// Whether nobody has asked for anything that needs a machine, or it has ended.
     pub fn is_unused(&self) -> bool {
         // A machine that is being started has the lock.
-        self.is_empty()
+        !self.is_sandbox.load(Ordering::Relaxed)
+            && self.is_empty()
             && self
                 .machine
                 .try_lock()

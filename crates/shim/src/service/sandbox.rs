@@ -95,6 +95,7 @@ impl Sandbox for SandboxService {
         if !request.netns_path.is_empty() {
             self.pod.set_network_namespace(request.netns_path.into())?;
         }
+        self.pod.set_sandbox();
         Ok(CreateSandboxResponse::new())
     }
 
