@@ -195,7 +195,8 @@ fn add_devices(list: &mut List, config: &VmConfig, devices: &Devices, begin: Beg
         .take(devices.expected_networks)
         .skip(devices.networks.len())
     {
-        list.option("-device", format!("virtio-net-device,bus={}", slot.bus()));
+        let idle = json!({ "driver": NETWORK, "guest_announce": false, "bus": slot.bus() });
+        list.option("-device", idle.to_string());
     }
 }
 
@@ -231,10 +232,16 @@ pub(super) fn netdev(interface: &NetworkInterface, slot: Slot, descriptor: &str)
     }
 }
 
+/// A copy of a snapshot does not announce itself (`guest_announce`): its addresses are
+/// about to change. Linux 6.12 would do so holding up the work that `virtnet_close` waits
+/// for, which in turn waits for the lock that the latter holds.
+const NETWORK: &str = "virtio-net-device";
+
 /// The device of an interface. With a tap, it offers the guest what the tap can do.
 pub(super) fn network_device(interface: &NetworkInterface, slot: Slot) -> Value {
     json!({
-        "driver": "virtio-net-device",
+        "driver": NETWORK,
+        "guest_announce": false,
         "id": slot.interface(),
         "netdev": slot.netdev(),
         "mac": interface.mac.map(|byte| format!("{byte:02x}")).join(":"),
@@ -471,8 +478,12 @@ mod tests {
         let without = ["migration.send-configuration=off"];
         assert_eq!(values(&arguments, "-global"), without);
         let devices = values(&arguments, "-device");
-        let idle = "virtio-net-device,bus=virtio-mmio-bus.0".to_owned();
-        assert!(devices.contains(&idle), "{devices:?}");
+        let idle = json!({
+            "driver": NETWORK,
+            "guest_announce": false,
+            "bus": "virtio-mmio-bus.0",
+        });
+        assert!(devices.contains(&idle.to_string()), "{devices:?}");
         assert_eq!(values(&arguments, "-netdev"), [""; 0]);
     }
 
