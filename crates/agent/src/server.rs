@@ -343,7 +343,9 @@ impl Agent for Server {
         let host = Arc::clone(&self.host);
         tokio::spawn(async move {
             // Whatever ends the stream, the host waits for the agent to let go.
-            let _ = stream.read(&mut [0]).await;
+            if let Ok(1..) = stream.read(&mut [0]).await {
+                return;
+            }
             if let Some(input) = input {
                 let _ = tokio::time::timeout(INPUT_DEADLINE, input).await;
             }

@@ -153,6 +153,8 @@ enum Command {
 enum BenchCommand {
     /// A whole start against a machine that only powers off
     Start(bench::StartFlags),
+    /// A copy of a snapshot against a start of the same program
+    Snapshot(bench::SnapshotFlags),
 }
 
 #[derive(Debug, Subcommand)]
@@ -286,6 +288,9 @@ fn dispatch(cli: &Cli, begin: Instant) -> Result<u8> {
         Command::Bench {
             command: BenchCommand::Start(flags),
         } => bench::start(flags, &store()?, &settings)?,
+        Command::Bench {
+            command: BenchCommand::Snapshot(flags),
+        } => bench::snapshot(flags, &settings)?,
         Command::Compare(flags) => compare::compare(flags)?,
         Command::Doctor { json } => return doctor::run(&settings, *json),
         Command::Config {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use caisson_hypervisor::WhileStill;
 use caisson_protocol::agent::{FreezeRequest, ThawRequest};
 use protobuf::MessageField;
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::sync::OwnedRwLockWriteGuard;
 
@@ -71,6 +72,16 @@ impl Container {
 }
 
 impl Frozen {
+    /// There will be no snapshot.
+    pub async fn abandon(mut self) -> Thawing {
+        // If the guest cannot be reached, the next call says so.
+        let _ = self.hold.write_all(&[0]).await;
+        Thawing {
+            container: self.container,
+            _alone: self._alone,
+        }
+    }
+
     /// Leaves a snapshot of the machine in new files of `directory`; see
     /// [`caisson_hypervisor::RunningVm::snapshot`]. The streams have ended by now. Returns
     /// when the guest can be reached again.

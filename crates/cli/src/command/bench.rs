@@ -2,6 +2,7 @@
 
 mod floor;
 mod series;
+mod snapshot;
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use crate::supervisor::control::{Request, Response, Stats};
 use crate::supervisor::machine;
 use crate::table::Table;
 use series::{Run, Series, median, milliseconds};
+pub use snapshot::{SnapshotFlags, snapshot};
 
 /// `caisson bench start`.
 #[derive(Debug, Args)]

@@ -44,6 +44,7 @@ fn describe(container: &Container) -> Result<Value> {
         "LogPath": container.output_log(),
         "Machine": record.machine,
         "Hypervisor": state.hypervisor,
+        "CopyOf": record.copy_of,
         "SupervisorPid": state.supervisor_pid,
         "MachinePids": state.machine_pids,
         "Stages": state.stages,

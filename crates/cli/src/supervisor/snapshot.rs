@@ -140,7 +140,9 @@ pub(super) async fn snapshot(live: &Live, name: &str, store: &SnapshotStore) -> 
         scratch: String::new(),
         disk: 0,
     };
-    making.finish(snapshot, recipe)
+    let recipe = recipe.clone();
+    // The container's output moves on meanwhile.
+    tokio::task::spawn_blocking(move || making.finish(snapshot, &recipe)).await?
 }
 
 /// Freezes the container, leaves its machine in files, and thaws it.
@@ -169,7 +171,11 @@ async fn freeze(live: &Live, making: &Making) -> Result<()> {
     let read = tokio::time::timeout(STREAMS_DEADLINE, live.ties.all_wait()).await;
     let (scratch, copy) = (live.container.scratch_disk(), making.scratch());
     let still = Box::new(move || caisson_storage::copy_disk(&scratch, &copy));
-    let (thawing, saved) = frozen.snapshot(&making.directory(), still).await;
+    let (thawing, saved) = match read {
+        Ok(()) => frozen.snapshot(&making.directory(), still).await,
+        // What nobody reads would be lost with the streams.
+        Err(_) => (frozen.abandon().await, Ok(())),
+    };
     let terminal = live.has_terminal();
     let request = StreamRequest {
         stdin: stdin.is_some(),
@@ -187,7 +193,10 @@ async fn freeze(live: &Live, making: &Making) -> Result<()> {
         }
     }
     saved?;
-    read.context("what the program has written was not read in time")?;
+    read.context(
+        "what the program has written is not read, and cannot be in a snapshot; whoever is \
+         attached to the container must read it",
+    )?;
     Ok(())
 }
 
