@@ -1,7 +1,7 @@
 //! What `caisson compare` runs in each container: one static program without any needs, so that
 //! every image can hold it and every runtime runs the very same code.
 //!
-//! It says what it does line by line ([`line`]), and what it says is never taken for the result:
+//! It says what it does line by line ([`mod@line`]), and what it says is never taken for the result:
 //! the comparison looks at the victims from outside.
 
 mod escape;
