@@ -6,7 +6,7 @@
 //! Docker does, and hooks do. Hence the machine's process lives in that namespace.
 
 use std::fs;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -121,10 +121,15 @@ fn resolvers(spec: &Spec, host: &Host) -> Result<Vec<IpAddr>> {
             let mut text = Vec::new();
             let file = fs::File::open(&source)?;
             file.take(RESOLV_CONF_LIMIT).read_to_end(&mut text)?;
-            Ok(text)
+            Ok::<_, std::io::Error>(text)
         })?;
-        let text = read.map_err(Error::path::<std::io::Error>("read", &source))?;
-        resolvers.extend(loopbacks(&String::from_utf8_lossy(&text)));
+        match read {
+            Ok(text) => resolvers.extend(loopbacks(&String::from_utf8_lossy(&text))),
+            // containerd makes a folder where there should have been a file: its sandbox
+            // service writes none in release 1.7.
+            Err(error) if error.kind() == ErrorKind::IsADirectory => {}
+            Err(error) => return Err(Error::path("read", &source)(error)),
+        }
     }
     Ok(resolvers)
 }
