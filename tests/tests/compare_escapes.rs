@@ -103,6 +103,18 @@ fn check(engine: &str) {
         }
     }
 
+    // Only `caisson run` has overlays.
+    let overlay = "escapes/overlay-folder";
+    assert_eq!(comparison.verdict(overlay, "host"), "host-affected");
+    for subject in ["runc", "caisson"] {
+        if (engine, subject) == ("caisson", "caisson") {
+            assert_eq!(comparison.verdict(overlay, subject), "contained");
+        } else {
+            let skipped = comparison.cell(overlay, subject);
+            assert_eq!(skipped["value"]["kind"], "skipped", "{skipped}");
+        }
+    }
+
     // The host's kernel has nothing of a bomb in a machine, and all of runc's.
     let note = |subject| comparison.cell("escapes/fork-bomb", subject)["note"].to_string();
     assert!(

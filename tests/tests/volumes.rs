@@ -189,6 +189,72 @@ fn large_files_pass_unchanged() {
 }
 
 #[test]
+fn changes_of_an_overlay_stay_in_the_container() {
+    let caisson = Caisson::new();
+    let folder = caisson.folder("data");
+    std::fs::create_dir(folder.join("deep")).expect("a folder");
+    for name in ["kept", "gone", "deep/changed"] {
+        std::fs::write(folder.join(name), "the host's\n").expect("a file");
+    }
+    let (data, file) = (folder.display().to_string(), folder.join("kept"));
+    let script = "cat /data/kept /data/deep/changed /file
+        rm -f /data/gone
+        echo mine >/data/deep/changed
+        echo mine >>/file
+        echo new >/data/new
+        chown 7 /data/kept
+        ls /data";
+    caisson.ok([
+        "create",
+        "--name",
+        "box",
+        "-v",
+        &format!("{data}:/data:overlay"),
+        "--mount",
+        &format!("type=bind,source={},target=/file,overlay", file.display()),
+        "busybox",
+        "sh",
+        "-ec",
+        script,
+    ]);
+    let first = caisson.ok(["start", "-a", "box"]);
+    assert_eq!(
+        first,
+        "the host's\nthe host's\nthe host's\ndeep\nkept\nnew\n"
+    );
+    // It goes on with its own version.
+    let again = caisson.ok(["start", "-a", "box"]);
+    assert_eq!(
+        again,
+        "the host's\nmine\nthe host's\nmine\ndeep\nkept\nnew\n"
+    );
+    let mut names: Vec<_> = std::fs::read_dir(&folder)
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").file_name())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["deep", "gone", "kept"]);
+    for name in ["kept", "gone", "deep/changed"] {
+        let path = folder.join(name);
+        assert_eq!(
+            std::fs::read_to_string(&path).expect("a file"),
+            "the host's\n"
+        );
+        assert_eq!(
+            std::os::unix::fs::MetadataExt::uid(&path.metadata().expect("a file")),
+            0
+        );
+    }
+    // With `ro` it cannot change its own version either.
+    let mount = format!("{data}:/data:ro,overlay");
+    let printed = caisson.shell(&["-v", &mount], "touch /data/x 2>&1 || true");
+    assert!(printed.contains("Read-only file system"), "{printed}");
+    for wrong in ["name:/data:overlay", "/data:overlay"] {
+        caisson.fails(125, ["run", "--rm", "-v", wrong, "busybox", "true"]);
+    }
+}
+
+#[test]
 fn a_volume_with_a_name_outlives_its_container() {
     let caisson = Caisson::new();
     caisson.shell(&["-v", "data:/data"], "echo kept > /data/file");

@@ -163,13 +163,13 @@ impl Container {
     /// Makes the container's files the root of this process, which is a child in a
     /// mount namespace of its own.
     fn enter_view(&self) -> Result<()> {
-        let rootfs = self
-            .rootfs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .path();
+        let (rootfs, layer) = {
+            let rootfs = self.rootfs.lock().unwrap_or_else(PoisonError::into_inner);
+            (rootfs.path(), rootfs.layer())
+        };
         View {
             rootfs: &rootfs,
+            layer: layer.as_deref(),
             spec: &self.spec,
             files: &self.files,
         }

@@ -58,6 +58,12 @@ impl Rootfs {
         self.folder.join("rootfs")
     }
 
+    /// Where what the container writes is, unless the host has it.
+    pub fn layer(&self) -> Option<PathBuf> {
+        let layer = self.folder.join("layer");
+        self.mounted.contains(&layer).then_some(layer)
+    }
+
     /// Where a file of the agent's can be written that is mounted in the container.
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.join("files").join(name)

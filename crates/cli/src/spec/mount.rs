@@ -19,7 +19,7 @@ use crate::flags::CreateFlags;
 const SHM_SIZE: u64 = 64 << 20;
 
 /// Type of a mount that is a folder of the container's own writable layer, also
-/// where its root is read-only. It has no source.
+/// where its root is read-only. With a source, it begins with what is there.
 const WRITABLE_LAYER: &str = "volume";
 
 /// Option of a bind mount: while its source is an empty folder, it is filled
@@ -112,6 +112,10 @@ fn mount(
         Source::Host { path, create } => {
             let source = share(host_path(flag, path, *create)?, request.read_only, shares);
             entry(target, "bind", Some(source), ["rbind", "rprivate", access])
+        }
+        Source::Overlay { path } => {
+            let source = share(host_path(flag, path, false)?, true, shares);
+            entry(target, WRITABLE_LAYER, Some(source), [access])
         }
         Source::Volume { name, fill } => {
             let source = share(named_volume(name, settings)?, request.read_only, shares);

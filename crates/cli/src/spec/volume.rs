@@ -27,6 +27,12 @@ pub enum Source {
         /// Make it a folder if it is not there.
         create: bool,
     },
+    /// A file or folder of the host, of which the container writes its own version: it
+    /// stays in the writable layer.
+    Overlay {
+        /// Absolute path.
+        path: PathBuf,
+    },
     /// A volume with a name, kept below the root folder.
     Volume {
         /// Its name.
@@ -49,6 +55,9 @@ const PROPAGATION: [&str; 6] = [
     "shared", "rshared", "slave", "rslave", "private", "rprivate",
 ];
 
+const OVERLAY_OF_WHAT: &str =
+    "overlay is for files and folders of the host; other volumes are the container's own";
+
 /// Reads `--volume`: `[SOURCE:]PATH[:OPTIONS]`.
 pub fn short(text: &str) -> Parsed<VolumeRequest> {
     let parts: Vec<&str> = text.split(':').collect();
@@ -64,11 +73,13 @@ pub fn short(text: &str) -> Parsed<VolumeRequest> {
         }
     };
     let target = self::target(target)?;
-    let (mut read_only, mut fill) = (None, true);
+    let (mut read_only, mut fill, mut overlay) = (None, true, false);
     for option in options.split(',').filter(|_| !options.is_empty()) {
         match option {
             "ro" | "rw" if read_only.is_none() => read_only = Some(option == "ro"),
             "nocopy" => fill = false,
+            // Podman's name for it.
+            "overlay" | "O" => overlay = true,
             // Labels of SELinux, which neither the share nor the guest's kernel has.
             "z" | "Z" => {}
             // Hints for hosts that copy files to a machine elsewhere.
@@ -76,12 +87,16 @@ pub fn short(text: &str) -> Parsed<VolumeRequest> {
             other => {
                 propagation(other)?;
                 return Err(format!(
-                    "{other} is no option; expected ro, rw, z, Z or nocopy"
+                    "{other} is no option; expected ro, rw, overlay, z, Z or nocopy"
                 ));
             }
         }
     }
     let source = match source {
+        Some(source) if source.starts_with(['/', '.', '~']) && overlay => Source::Overlay {
+            path: host_path(source)?,
+        },
+        _ if overlay => return Err(OVERLAY_OF_WHAT.to_owned()),
         None => Source::Anonymous,
         Some(source) if source.starts_with(['/', '.', '~']) => Source::Host {
             path: host_path(source)?,
@@ -107,6 +122,7 @@ struct Keys<'a> {
     target: Option<&'a str>,
     read_only: bool,
     no_copy: bool,
+    overlay: bool,
     tmpfs: Vec<String>,
     /// The first key that only one type has.
     particular: Option<&'a str>,
@@ -129,6 +145,10 @@ pub fn long(text: &str) -> Parsed<VolumeRequest> {
             .ok_or("target is missing; expected target=PATH")?,
     )?;
     let source = match (kind, keys.source) {
+        ("bind", Some(path)) if keys.overlay => Source::Overlay {
+            path: host_path(path)?,
+        },
+        _ if keys.overlay => return Err(OVERLAY_OF_WHAT.to_owned()),
         ("bind", Some(path)) => Source::Host {
             path: host_path(path)?,
             create: false,
@@ -180,6 +200,7 @@ impl<'a> Keys<'a> {
             "source" | "src" => self.source = Some(needed()?),
             "target" | "destination" | "dst" => self.target = Some(needed()?),
             "readonly" | "ro" => self.read_only = switch()?,
+            "overlay" => self.overlay = switch()?,
             "volume-nocopy" => self.no_copy = switch()?,
             "tmpfs-size" => self.tmpfs.push(format!("size={}", size::parse(needed()?)?)),
             "tmpfs-mode" => self.tmpfs.push(format!("mode={}", needed()?)),

@@ -92,6 +92,14 @@ impl Mount {
         }
     }
 
+    /// A bind mount whose changes stay in the container.
+    pub fn overlay(source: impl Into<PathBuf>, target: &str) -> Self {
+        Self {
+            overlay: true,
+            ..Self::writable(source, target)
+        }
+    }
+
     /// A bind mount that may only be read.
     pub fn read_only(source: impl Into<PathBuf>, target: &str) -> Self {
         Self {

@@ -8,7 +8,7 @@ use crate::model::{Row, Section};
 const LOG: Question = Question {
     id: "isolation/dmesg",
     title: "Kernel's log",
-    script: "dmesg > /tmp/log && head -n 8 /tmp/log",
+    script: "dmesg > /tmp/log 2>&1; head -n 8 /tmp/log",
     shows: "Whose kernel's log a container reads with the engine's default privileges. A refusal is an answer too.",
     does_not_show: "That the log is safe from a container with more privileges: see the next row.",
 };

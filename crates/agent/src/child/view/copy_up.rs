@@ -40,7 +40,7 @@ pub(super) fn fill(volume: &Path, image: &Path) -> io::Result<()> {
 }
 
 /// Owner before mode: a change of owner takes set-user-ID away.
-fn copy_attributes(from: &Path, to: &Path) -> io::Result<()> {
+pub(super) fn copy_attributes(from: &Path, to: &Path) -> io::Result<()> {
     let metadata = fs::metadata(from)?;
     chown(to, Some(metadata.uid()), Some(metadata.gid()))?;
     fs::set_permissions(to, fs::Permissions::from_mode(metadata.mode() & 0o7777))

@@ -8,6 +8,7 @@ mod copy_up;
 mod device;
 mod mask;
 mod option;
+mod overlay;
 mod root;
 
 use std::path::{Path, PathBuf};
@@ -20,7 +21,8 @@ use self::root::Root;
 use super::descriptor_path;
 use crate::error::{Error, Result};
 
-/// Type of a mount that has no source: an anonymous volume.
+/// Type of a mount in the writable layer: an anonymous volume, or one that begins with
+/// what its source has.
 const VOLUME: &str = "volume";
 
 /// A container's files, before they are put together.
@@ -28,6 +30,8 @@ const VOLUME: &str = "volume";
 pub struct View<'a> {
     /// Where the agent has mounted the rootfs.
     pub rootfs: &'a Path,
+    /// Where it has mounted what the container writes, if that is apart.
+    pub layer: Option<&'a Path>,
     /// The container's specification.
     pub spec: &'a Spec,
     /// Files of the agent's and the paths in the container over which they are put.
@@ -47,7 +51,7 @@ impl View<'_> {
         let root = Root::open(self.rootfs)?;
         let mounts = self.spec.mounts().as_deref().unwrap_or_default();
         for mount in mounts {
-            place(&root, mount)?;
+            self.place(&root, mount)?;
         }
         if !bind_mounted(mounts, Path::new("/dev")) {
             device::populate(&root, self.spec)?;
@@ -72,6 +76,34 @@ impl View<'_> {
                 .map_err(Error::system("make the rootfs read-only"))?;
         }
         pivot(&root)
+    }
+
+    fn place(&self, root: &Root, mount: &Mount) -> Result<()> {
+        let options = Options::parse(mount);
+        let destination = mount.destination();
+        let kind = mount.typ().as_deref().unwrap_or_default();
+        let source = mount.source().clone().unwrap_or_default();
+        let failed = || Error::path("mount", destination);
+        if options.bind {
+            return bind(root, &source, destination, &options);
+        }
+        if kind == VOLUME && source.as_os_str().is_empty() {
+            return volume(root, destination, &options);
+        }
+        if kind == VOLUME {
+            overlay::place(root, self.layer, &source, destination)?;
+            return restrict(root, destination, &options);
+        }
+        let target = root.folder(destination)?;
+        let kind = match kind {
+            "cgroup" => "cgroup2",
+            kind => kind,
+        };
+        let data = options.data();
+        let path = descriptor_path(&target);
+        rustix::mount::mount(&source, path.as_str(), kind, options.flags, data.as_deref())
+            .map_err(failed())?;
+        options.propagate(root, destination)
     }
 
     /// Kernel parameters of the container's own namespaces; the agent's `/proc` shows
@@ -105,30 +137,6 @@ fn bind_mounted(mounts: &[Mount], path: &Path) -> bool {
         .rev()
         .find(|mount| mount.destination() == path);
     mount.is_none_or(|mount| Options::parse(mount).bind)
-}
-
-fn place(root: &Root, mount: &Mount) -> Result<()> {
-    let options = Options::parse(mount);
-    let destination = mount.destination();
-    let kind = mount.typ().as_deref().unwrap_or_default();
-    let source = mount.source().clone().unwrap_or_default();
-    let failed = || Error::path("mount", destination);
-    if options.bind {
-        return bind(root, &source, destination, &options);
-    }
-    if kind == VOLUME {
-        return volume(root, destination, &options);
-    }
-    let target = root.folder(destination)?;
-    let kind = match kind {
-        "cgroup" => "cgroup2",
-        kind => kind,
-    };
-    let data = options.data();
-    let path = descriptor_path(&target);
-    rustix::mount::mount(&source, path.as_str(), kind, options.flags, data.as_deref())
-        .map_err(failed())?;
-    options.propagate(root, destination)
 }
 
 fn bind(root: &Root, source: &Path, destination: &Path, options: &Options) -> Result<()> {

@@ -47,6 +47,17 @@ pub const ESCAPES: &[Escape] = &[
         make: shared_folder,
     },
     Escape {
+        id: "overlay-folder",
+        title: "Write to a folder that is shared as an overlay",
+        shows: "Whether what the container writes to its own version of a shared folder reaches the \
+                host's files.",
+        does_not_show: "Runtimes and engines without such volumes; they are skipped.",
+        privileged: true,
+        disturbs: None,
+        by_design: false,
+        make: overlay_folder,
+    },
+    Escape {
         id: "read-only-folder",
         title: "Write to a folder that is shared read-only",
         shows: "Whether a privileged container that remounts the share read-write can then write to \
@@ -220,14 +231,25 @@ fn share(context: &Context<'_>, name: &str) -> Result<(PathBuf, Canary, String)>
 }
 
 fn shared_folder(context: &Context<'_>, probe: &Probe) -> Result<Attack> {
-    let (folder, canary, path) = share(context, "shared")?;
-    let mut attack = Attack::new(canary, probe, &["write", "/share/canary"]).with_control(&[
-        &probe.shown(),
-        "escape",
-        "write",
-        &path,
-    ]);
-    attack.mounts = vec![Mount::writable(folder, "/share")];
+    write_to(context, probe, "shared", Mount::writable)
+}
+
+fn overlay_folder(context: &Context<'_>, probe: &Probe) -> Result<Attack> {
+    write_to(context, probe, "overlay", Mount::overlay)
+}
+
+/// Writes to a canary in a folder that is shared in one way or another.
+fn write_to(
+    context: &Context<'_>,
+    probe: &Probe,
+    name: &str,
+    mount: fn(PathBuf, &str) -> Mount,
+) -> Result<Attack> {
+    let (folder, canary, path) = share(context, name)?;
+    let control = [&probe.shown(), "escape", "write", &path];
+    let attack = Attack::new(canary, probe, &["write", "/share/canary"]);
+    let mut attack = attack.with_control(&control);
+    attack.mounts = vec![mount(folder, "/share")];
     Ok(attack)
 }
 
