@@ -34,6 +34,13 @@ impl Netns {
         let name = format!("test-{}-{number}-{purpose}", std::process::id());
         command("ip", &format!("netns add {name}"));
         let netns = Self { name };
+        // Addresses are unique here, and can be used at once.
+        netns.inside(|| {
+            for interfaces in ["all", "default"] {
+                let path = format!("/proc/sys/net/ipv6/conf/{interfaces}/accept_dad");
+                std::fs::write(&path, "0").unwrap_or_else(|error| panic!("{path}: {error}"));
+            }
+        });
         netns.ip("link set lo up");
         netns
     }

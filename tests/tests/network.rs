@@ -369,7 +369,10 @@ fn containers_on_a_bridge_are_neighbours() {
         "a port mapping"
     );
     let ipv6 = settings["GlobalIPv6Address"].as_str().expect("an address");
-    assert_eq!(fetch(&format!("[{ipv6}]:80")).as_deref(), Some("one"));
+    // The bridge may be new, and just be looking whether its address is unique.
+    eventually("it serves over IPv6", || {
+        fetch(&format!("[{ipv6}]:80")).as_deref() == Some("one")
+    });
 
     // The host's bridge has learnt the guest's own hardware address.
     let mac = settings["MacAddress"].as_str().expect("a hardware address");
