@@ -82,6 +82,16 @@ pub fn shown(engine: &str, feature: &str) {
         .expect("written");
 }
 
+/// Makes a test of each function with each release, under a name of its own.
+#[macro_export]
+macro_rules! each_release {
+    ($($test:ident),* $(,)?) => {
+        mod containerd_1_6 { $(#[test] fn $test() { super::$test($crate::engine::Release::Installed) })* }
+        mod containerd_1_7 { $(#[test] fn $test() { super::$test($crate::engine::Release::Previous) })* }
+        mod containerd_2 { $(#[test] fn $test() { super::$test($crate::engine::Release::Newest) })* }
+    };
+}
+
 /// A running containerd.
 pub struct Containerd {
     scratch: tempfile::TempDir,

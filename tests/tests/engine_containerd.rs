@@ -4,16 +4,7 @@ use caisson_end_to_end::engine::{Containerd, RUNTIME, Release};
 use caisson_end_to_end::terminal::Terminal;
 use caisson_end_to_end::{eventually, kill, text};
 
-/// Each test with each release, under a name of its own.
-macro_rules! matrix {
-    ($($test:ident),* $(,)?) => {
-        mod containerd_1_6 { $(#[test] fn $test() { super::$test(super::Release::Installed) })* }
-        mod containerd_1_7 { $(#[test] fn $test() { super::$test(super::Release::Previous) })* }
-        mod containerd_2 { $(#[test] fn $test() { super::$test(super::Release::Newest) })* }
-    };
-}
-
-matrix![
+caisson_end_to_end::each_release![
     run_and_its_streams,
     exec_kill_pause_and_figures,
     shares_of_the_host,

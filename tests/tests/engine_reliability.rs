@@ -5,16 +5,7 @@ use std::process::{Child, Stdio};
 use caisson_end_to_end::engine::{Containerd, IMAGE, RUNTIME, Release};
 use caisson_end_to_end::{eventually, finish, kill, text};
 
-/// Each test with each release, under a name of its own.
-macro_rules! matrix {
-    ($($test:ident),* $(,)?) => {
-        mod containerd_1_6 { $(#[test] fn $test() { super::$test(super::Release::Installed) })* }
-        mod containerd_1_7 { $(#[test] fn $test() { super::$test(super::Release::Previous) })* }
-        mod containerd_2 { $(#[test] fn $test() { super::$test(super::Release::Newest) })* }
-    };
-}
-
-matrix![
+caisson_end_to_end::each_release![
     cycles_leave_nothing,
     nothing_of_much_is_lost,
     many_at_once,

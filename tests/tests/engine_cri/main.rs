@@ -10,16 +10,7 @@ use k8s_cri::v1::{
     PodSandboxStatsRequest, UpdateContainerResourcesRequest,
 };
 
-/// Each test with each release, under a name of its own.
-macro_rules! matrix {
-    ($($test:ident),* $(,)?) => {
-        mod containerd_1_6 { $(#[test] fn $test() { super::$test(super::Release::Installed) })* }
-        mod containerd_1_7 { $(#[test] fn $test() { super::$test(super::Release::Previous) })* }
-        mod containerd_2 { $(#[test] fn $test() { super::$test(super::Release::Newest) })* }
-    };
-}
-
-matrix![
+caisson_end_to_end::each_release![
     three_containers_share_one_machine,
     streams_and_logs,
     figures_and_limits,
