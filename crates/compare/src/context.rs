@@ -32,51 +32,10 @@ pub struct Context<'a> {
     /// Takes a line about what is being done.
     pub progress: &'a dyn Fn(&str),
     /// Runtimes that hung, and in which row: each row would wait for the deadline again.
-    hung: RefCell<BTreeMap<Subject, String>>,
+    pub hung: RefCell<BTreeMap<Subject, String>>,
 }
 
-/// What a context is made of.
-pub struct Parts<'a> {
-    /// What the user asked for.
-    pub options: &'a Options,
-    /// The runtimes.
-    pub runtimes: &'a Runtimes,
-    /// The image, as their engine has it.
-    pub image: &'a Image,
-    /// Its archive.
-    pub archive: &'a Path,
-    /// Where whole outputs go.
-    pub raw: &'a RawFolder,
-    /// A folder that is removed at the end.
-    pub scratch: &'a Path,
-    /// Takes a line about what is being done.
-    pub progress: &'a dyn Fn(&str),
-}
-
-impl<'a> Context<'a> {
-    /// Before anything has been asked.
-    pub fn new(parts: Parts<'a>) -> Self {
-        let Parts {
-            options,
-            runtimes,
-            image,
-            archive,
-            raw,
-            scratch,
-            progress,
-        } = parts;
-        Self {
-            options,
-            runtimes,
-            image,
-            archive,
-            raw,
-            scratch,
-            progress,
-            hung: RefCell::default(),
-        }
-    }
-
+impl Context<'_> {
     /// Runs a container under a runtime: what it printed, or that it failed and how. A runtime
     /// that hung is not asked again.
     pub fn ask(&self, row: &str, runtime: &Runtime, container: &Container) -> Result<Answer> {

@@ -16,6 +16,7 @@ pub mod runtime;
 mod section;
 pub mod statistics;
 
+use std::cell::RefCell;
 use std::time::{Instant, SystemTime};
 
 use model::{Presence, Report, Subject};
@@ -70,7 +71,7 @@ pub fn run(options: &Options, progress: &dyn Fn(&str)) -> Result<Report> {
         scratch.path(),
         interrupt,
     );
-    let context = Context::new(context::Parts {
+    let context = Context {
         options,
         runtimes: &runtimes,
         image: &image,
@@ -78,7 +79,8 @@ pub fn run(options: &Options, progress: &dyn Fn(&str)) -> Result<Report> {
         raw: &raw,
         scratch: scratch.path(),
         progress,
-    });
+        hung: RefCell::default(),
+    };
     let mut report = Report {
         schema: model::SCHEMA,
         made_at,
