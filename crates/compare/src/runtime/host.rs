@@ -51,15 +51,25 @@ fn parent(pid: u32) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+    use std::process::{Command, Stdio};
+
     use super::*;
 
+    /// The kernel lets a parent go on before the child's new arguments can be read, so the child
+    /// says itself that it runs.
     #[test]
     fn a_child_is_found_by_its_argument() {
         let argument = format!("10{:07}", std::process::id());
-        let mut child = std::process::Command::new("sleep")
-            .arg(&argument)
+        let mut child = Command::new("sh")
+            .args(["-c", "echo runs; read -r line", "sh", &argument])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .spawn()
-            .expect("sleep");
+            .expect("sh");
+        let mut said = [0; 5];
+        let stdout = child.stdout.as_mut().expect("a pipe");
+        stdout.read_exact(&mut said).expect("the child runs");
         let found = processes_with_argument(&argument);
         let ours = descendants([std::process::id()]);
         child.kill().expect("killed");
