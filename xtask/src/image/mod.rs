@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use crate::step::target;
 
 pub use busybox::REFERENCE;
-pub use packaged::{NGINX, WEB};
+pub use packaged::{IDENTITY, NGINX, WEB};
 
 /// Writes `target/demo/busybox.tar` and gives its path.
 pub fn write() -> Result<PathBuf> {
