@@ -1,6 +1,7 @@
 //! `caisson bench`: measurements whose figures are ratios of one run.
 
 mod floor;
+mod many;
 mod series;
 mod snapshot;
 
@@ -19,6 +20,7 @@ use crate::container::{Container, ContainerStore};
 use crate::supervisor::control::{Request, Response, Stats};
 use crate::supervisor::machine;
 use crate::table::Table;
+use many::Many;
 use series::{Run, Series, median, milliseconds};
 pub use snapshot::{SnapshotFlags, snapshot};
 
@@ -31,6 +33,9 @@ pub struct StartFlags {
     /// The image whose `true` is run
     #[arg(long, default_value = "busybox")]
     image: String,
+    /// Sandboxes that run side by side when many are measured; 0 leaves that away
+    #[arg(long, default_value_t = 10)]
+    at_once: usize,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -46,11 +51,17 @@ pub fn start(flags: &StartFlags, store: &ContainerStore, settings: &Settings) ->
         .stdout(Stdio::null())
         .status()?;
     let measured = measured?;
+    let many = match flags.at_once {
+        0 => None,
+        _ => Some(Many::measure(flags, store, settings)?),
+    };
     let machine = &container.record.machine;
     let size = |path: &std::path::Path| path.metadata().map(|metadata| metadata.len()).unwrap_or(0);
     let (initramfs, kernel) = (size(&machine.initramfs), size(&machine.kernel));
     if flags.json {
-        println!("{}", measured.json(flags.runs, initramfs, kernel));
+        let mut json = measured.json(flags.runs, initramfs, kernel);
+        json["many"] = many.map_or(serde_json::Value::Null, |many| many.json(flags.at_once));
+        println!("{json}");
         return Ok(());
     }
     print!("{}", measured.table());
@@ -63,6 +74,10 @@ pub fn start(flags: &StartFlags, store: &ContainerStore, settings: &Settings) ->
     println!();
     print!("{}", measured.stages());
     println!();
+    if let Some(many) = many {
+        print!("{}", many.table(flags.at_once));
+        println!();
+    }
     println!(
         "idle sandbox on the host: {} (PSS of all its processes)",
         bytes(measured.stats.host_pss_bytes)

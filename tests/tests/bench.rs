@@ -1,0 +1,57 @@
+//! `caisson bench`: that it measures, not what.
+
+use caisson_end_to_end::Caisson;
+
+fn figures(caisson: &Caisson, arguments: &[&str]) -> serde_json::Value {
+    let said = caisson.ok(["bench"].iter().chain(arguments));
+    serde_json::from_str(&said).expect("JSON")
+}
+
+fn positive(figures: &serde_json::Value, name: &str) -> f64 {
+    let value = figures[name].as_f64();
+    let value = value.unwrap_or_else(|| panic!("no {name} in {figures}"));
+    assert!(value > 0.0, "{name} in {figures}");
+    value
+}
+
+#[test]
+fn starts_are_measured_alone_and_side_by_side() {
+    let caisson = Caisson::new();
+    let all = figures(
+        &caisson,
+        &["start", "--runs", "1", "--at-once", "2", "--json"],
+    );
+    for name in ["floorMs", "bootedMs", "forkedMs", "idleSandboxPssBytes"] {
+        positive(&all, name);
+    }
+    let ratio = positive(&all, "forkedMs") / positive(&all, "bootedMs");
+    assert!((ratio - positive(&all, "forkToBoot")).abs() < 1e-9, "{all}");
+    let many = &all["many"];
+    assert_eq!(many["number"], 2);
+    let ratio = positive(many, "forkedAtOnceMs") / positive(many, "bootedInTurnMs");
+    assert!(
+        (ratio - positive(many, "forkedToBootedTime")).abs() < 1e-9,
+        "{many}"
+    );
+    // Two hold more than one of them does.
+    let alone = positive(&all, "idleSandboxPssBytes");
+    assert!(positive(many, "bootedPssBytes") > alone, "{all}");
+    assert!(caisson.ok(["ps", "-aq"]).is_empty());
+}
+
+#[test]
+fn copies_are_measured() {
+    let caisson = Caisson::new();
+    let all = figures(&caisson, &["snapshot", "--runs", "1", "--json"]);
+    let ratio = positive(&all, "copiedMs") / positive(&all, "startedMs");
+    assert!(
+        (ratio - positive(&all, "copyToStart")).abs() < 1e-9,
+        "{all}"
+    );
+    assert!(caisson.ok(["ps", "-aq"]).is_empty());
+    assert!(
+        caisson
+            .ok(["snapshot", "ls", "--format", "json"])
+            .is_empty()
+    );
+}
