@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::columns::Columns;
 use super::prose::{Part, parts};
-use super::{clean, number};
-use crate::model::{Cell, Measurement, Presence, Report, Section, Statement, Unit, Value};
+use super::{clean, facts, number};
+use crate::model::{Cell, Measurement, Presence, Report, Section, Statement, Value};
 
 /// Characters of an answer in a table's cell.
 const WIDTH: usize = 160;
@@ -17,7 +17,6 @@ const DIFFERENCE_LINES: usize = 30;
 pub fn page(report: &Report) -> String {
     let mut page = String::from("# Container runtimes compared\n\n");
     let environment = &report.environment;
-    let hardware = &environment.hardware;
     paragraph(
         &mut page,
         &format!(
@@ -39,36 +38,7 @@ pub fn page(report: &Report) -> String {
     }
     statements(&mut page, "What stands out", &report.findings);
     page.push_str("## Machine and tools\n\n");
-    let mut facts = vec![
-        (
-            "Processor",
-            format!("{} × {}", hardware.processors, hardware.processor),
-        ),
-        (
-            "Memory",
-            number::quantity(hardware.memory as f64, Unit::Bytes),
-        ),
-        ("Kernel", environment.kernel.clone()),
-        ("Distribution", environment.distribution.clone()),
-        ("Control groups", environment.cgroup_mode.clone()),
-        (
-            "Engine",
-            format!(
-                "{} {}: {}",
-                environment.engine.name, environment.engine.version, environment.engine.reason
-            ),
-        ),
-        (
-            "Hypervisor",
-            format!(
-                "{}: {}",
-                environment.hypervisor.name, environment.hypervisor.reason
-            ),
-        ),
-        ("Image", report.settings.image.clone()),
-    ];
-    facts.extend(hardware.kind.clone().map(|kind| ("Machine", kind)));
-    for (name, value) in facts {
+    for (name, value) in facts::of(report) {
         let _ = writeln!(page, "- {name}: {}", escape(&value));
     }
     for runtime in &report.runtimes {

@@ -7,6 +7,7 @@
 mod chart;
 mod clean;
 mod columns;
+mod facts;
 mod findings;
 mod html;
 mod markdown;

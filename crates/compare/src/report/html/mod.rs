@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::{RawOutputs, number, prose};
-use crate::model::{Presence, Report, Statement, Subject, Unit};
+use super::{RawOutputs, facts, number, prose};
+use crate::model::{Presence, Report, Statement, Subject};
 use crate::raw::slug;
 
 /// Nothing is loaded and nothing runs; the styles are in the page.
@@ -155,58 +155,11 @@ fn statements(id: &str, heading: &str, statements: &[Statement], titles: &Titles
 
 fn environment(report: &Report) -> Markup {
     let environment = &report.environment;
-    let hardware = &environment.hardware;
-    let memory = number::quantity(hardware.memory as f64, Unit::Bytes);
-    let facts = [
-        (
-            "Processor",
-            format!("{} × {}", hardware.processors, hardware.processor),
-        ),
-        ("Memory", memory),
-        (
-            "Machine",
-            hardware
-                .kind
-                .clone()
-                .unwrap_or_else(|| "does not say what it is".to_owned()),
-        ),
-        ("Kernel", environment.kernel.clone()),
-        ("Distribution", environment.distribution.clone()),
-        ("Control groups", environment.cgroup_mode.clone()),
-        (
-            "Engine",
-            format!(
-                "{} {}: {}",
-                environment.engine.name, environment.engine.version, environment.engine.reason
-            ),
-        ),
-        (
-            "Hypervisor",
-            format!(
-                "{}: {}",
-                environment.hypervisor.name, environment.hypervisor.reason
-            ),
-        ),
-        ("Image", report.settings.image.clone()),
-        (
-            "Runs",
-            format!("{} of each start-up measurement", report.settings.runs),
-        ),
-        (
-            "Rows that could disturb a host",
-            if report.settings.allow_unsafe {
-                "allowed (--unsafe)"
-            } else {
-                "left out (no --unsafe)"
-            }
-            .to_owned(),
-        ),
-    ];
     html! {
         section #environment {
             h2 { "Machine and tools" }
             dl.facts {
-                @for (name, value) in &facts {
+                @for (name, value) in facts::of(report) {
                     div { dt { (name) } dd { (value) } }
                 }
             }
