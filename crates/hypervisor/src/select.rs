@@ -67,6 +67,7 @@ pub fn select(wanted: &Selection<'_>) -> Result<Selected> {
         devices_program: wanted.devices_program.to_owned(),
         accelerator,
         tsc_khz: host.tsc_khz,
+        processor: host.processor.clone(),
     };
     Ok(Selected {
         hypervisor: Box::new(qemu),

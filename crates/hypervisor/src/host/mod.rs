@@ -2,6 +2,7 @@
 //! from a file.
 
 mod probe;
+mod processor;
 mod tsc;
 
 use std::fs;
@@ -22,6 +23,8 @@ pub struct Host {
     pub kvm: KvmProbe,
     /// Frequency of the time stamp counter, kHz.
     pub tsc_khz: u32,
+    /// Processor and kernel, as far as a guest on KVM depends on them.
+    pub processor: String,
 }
 
 impl Host {
@@ -29,12 +32,13 @@ impl Host {
     /// a good KVM and bounded by its deadline otherwise.
     ///
     /// # Errors
-    /// When the counter's frequency cannot be measured.
+    /// When the counter's frequency cannot be measured or the processor is not known.
     pub fn measure() -> io::Result<Self> {
         Ok(Self {
             boot_id: boot_id()?,
             kvm: probe::probe(),
             tsc_khz: tsc::frequency()?,
+            processor: processor::identity()?,
         })
     }
 

@@ -32,12 +32,6 @@ const POLL: Duration = Duration::from_millis(2);
 
 /// What a template for such machines depends on.
 pub(super) fn recipe(qemu: &Qemu, config: &VmConfig) -> Result<Recipe> {
-    if qemu.accelerator == Accelerator::Kvm {
-        return Err(Error::Unsupported {
-            driver: "qemu",
-            what: "fork machines that run on KVM",
-        });
-    }
     super::slot::check(config)?;
     // The frequency is measured anew with each boot of the host. A difference of less
     // than a thousandth is noise.
@@ -61,8 +55,11 @@ pub(super) fn recipe(qemu: &Qemu, config: &VmConfig) -> Result<Recipe> {
         .collect();
     let mut recipe = Recipe::new("qemu", config);
     recipe.add("recipe", RECIPE);
-    // What `-cpu max` is under TCG depends on QEMU alone.
+    // What `-cpu max` is under TCG depends on QEMU alone; `-cpu host` is the host's.
     recipe.add("arguments", arguments.join(" "));
+    if qemu.accelerator == Accelerator::Kvm {
+        recipe.add("processor", &qemu.processor);
+    }
     for (name, path) in [
         ("program", &qemu.program),
         ("kernel", &config.kernel),

@@ -59,6 +59,8 @@ pub struct Qemu {
     pub accelerator: Accelerator,
     /// Frequency of the host's time stamp counter, kHz, for TCG.
     pub tsc_khz: u32,
+    /// Processor and kernel of the host, on which a guest depends with KVM.
+    pub processor: String,
 }
 
 #[async_trait]
