@@ -80,33 +80,41 @@ fn unshare(flags: UnshareFlags) -> rustix::io::Result<()> {
 
 /// An empty tmpfs that is not attached anywhere yet.
 pub fn empty_root() -> Result<OwnedFd> {
-    let make = || {
-        let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        rustix::mount::fsconfig_set_string(context.as_fd(), "mode", "0555")?;
-        rustix::mount::fsconfig_set_string(context.as_fd(), "size", "1m")?;
-        rustix::mount::fsconfig_create(context.as_fd())?;
-        rustix::mount::fsmount(
-            context.as_fd(),
-            FsMountFlags::FSMOUNT_CLOEXEC,
-            MountAttrFlags::MOUNT_ATTR_NODEV
-                | MountAttrFlags::MOUNT_ATTR_NOSUID
-                | MountAttrFlags::MOUNT_ATTR_NOEXEC,
-        )
-    };
-    make().context("cannot make a tmpfs for the process's root")
+    tmpfs(MountAttrFlags::MOUNT_ATTR_NODEV).context("cannot make a tmpfs for the process's root")
+}
+
+/// The same, in which device nodes can be opened.
+pub fn device_folder() -> rustix::io::Result<OwnedFd> {
+    tmpfs(MountAttrFlags::empty())
+}
+
+fn tmpfs(attributes: MountAttrFlags) -> rustix::io::Result<OwnedFd> {
+    let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_set_string(context.as_fd(), "mode", "0555")?;
+    rustix::mount::fsconfig_set_string(context.as_fd(), "size", "1m")?;
+    rustix::mount::fsconfig_create(context.as_fd())?;
+    rustix::mount::fsmount(
+        context.as_fd(),
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        attributes | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+    )
 }
 
 /// Attaches a detached mount, so that others can be attached below it.
 pub fn attach_root(root: &OwnedFd) -> Result<()> {
+    attach(root).context("cannot attach the process's root")
+}
+
+/// Attaches a detached mount until the process's root takes its place.
+pub fn attach(mount: &OwnedFd) -> rustix::io::Result<()> {
     // Any folder will do: the old root is about to go.
     rustix::mount::move_mount(
-        root,
+        mount,
         "",
         rustix::fs::CWD,
         "/",
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
     )
-    .context("cannot attach the process's root")
 }
 
 /// Adds attributes (`MOUNT_ATTR_*`, mount_setattr(2)) to the mount `tree` and sets its

@@ -13,7 +13,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 use rustix::thread::{CapabilitySet, UnshareFlags};
@@ -31,7 +31,8 @@ pub struct Options {
     /// symbolic link stays one.
     #[arg(long = "visible", value_name = "PATH")]
     visible: Vec<PathBuf>,
-    /// Device of the host that the VMM may use, with the group that the device has.
+    /// Device of the host that the VMM may use: with the group that the device has, or
+    /// by a node of its own where only root may.
     #[arg(long = "device", value_name = "PATH")]
     devices: Vec<PathBuf>,
     /// Stay in the network namespace in which this is started: it is the guest's.
@@ -78,9 +79,11 @@ pub fn run(options: Options) -> Result<Infallible> {
     Err(error).with_context(|| format!("cannot execute {}", program.display()))
 }
 
+/// Reading and writing, for everybody.
+const ANYBODY: u32 = 0o006;
+
 /// Groups whose members may use the devices that not everybody may.
 fn groups(devices: &[PathBuf]) -> Result<Vec<Gid>> {
-    const ANYBODY: u32 = 0o006;
     let mut groups = Vec::new();
     for device in devices {
         match rustix::fs::stat(device) {
@@ -94,6 +97,31 @@ fn groups(devices: &[PathBuf]) -> Result<Vec<Gid>> {
         }
     }
     Ok(groups)
+}
+
+/// Whether root alone may use a device, as the kernel makes them where no udev gives
+/// them a group.
+fn only_root(status: &Stat) -> bool {
+    const GROUP: u32 = 0o060;
+    let owned = status.st_gid == Gid::ROOT.as_raw() || status.st_mode & GROUP != GROUP;
+    status.st_uid == Uid::ROOT.as_raw() && owned && status.st_mode & ANYBODY != ANYBODY
+}
+
+/// Another node of a device, which anybody may use who sees it: the VMM for which root
+/// started this process. It is the root of a mount that is attached nowhere.
+fn own_node(status: &Stat) -> rustix::io::Result<OwnedFd> {
+    const NAME: &str = "device";
+    let folder = jail::device_folder()?;
+    let mode = Mode::from_raw_mode(0o666);
+    let kind = FileType::from_raw_mode(status.st_mode);
+    rustix::fs::mknodat(&folder, NAME, kind, mode, status.st_rdev)?;
+    // Whatever the umask is.
+    rustix::fs::chmodat(&folder, NAME, mode, AtFlags::empty())?;
+    // A mount can be copied only where it is attached. The VMM's root covers it, and
+    // takes it away with the old one.
+    jail::attach(&folder)?;
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    rustix::mount::open_tree(&folder, NAME, clone)
 }
 
 /// Takes a user id that no process has.
@@ -125,7 +153,18 @@ fn enter_root<'a>(
     }
     for path in devices {
         let attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
-        entries.extend(Entry::find(path, attributes)?);
+        let mut entry = Entry::find(path, attributes)?;
+        if let Some(Entry {
+            tree: Some(tree), ..
+        }) = &mut entry
+        {
+            let failed = || format!("cannot give {} to the VMM", path.display());
+            let status = rustix::fs::fstat(&*tree).with_context(failed)?;
+            if rustix::process::geteuid().is_root() && only_root(&status) {
+                *tree = own_node(&status).with_context(failed)?;
+            }
+        }
+        entries.extend(entry);
     }
     // By its descriptors' paths it opens what it was given a second time.
     let descriptors = Path::new("/proc/self/fd");
