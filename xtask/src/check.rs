@@ -31,7 +31,7 @@ pub fn test() -> Result<()> {
         run(cargo(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
     })?;
     install_tools()?;
-    for recipe in [&image::IDENTITY, &image::NGINX, &image::WEB] {
+    for recipe in image::RECIPES {
         image::write_packaged(recipe)?;
     }
     step("dependencies", advisories::check)?;

@@ -33,8 +33,8 @@ usage: xtask <task>
   probe      build what caisson compare runs: target/guest/caisson-probe
   initramfs  build the agent and pack it: target/guest/initramfs
   image      pack the demo image: target/demo/busybox.tar
-  image NAME pack Debian's packages (cached): nginx; web, a shop on
-             Node.js; or identity, with OpenSSL and Perl
+  image NAME pack Debian's packages (cached): nginx; web, a shop on Node.js; identity,
+             with OpenSSL and Perl; or network, with iperf3
   build      all of these and the programs in target/release, side by side
   demo       setup, build, and show a container beside its host
   test       setup, build, and everything that must hold before a change lands
@@ -63,9 +63,7 @@ fn dispatch() -> Result<()> {
         ["probe"] => agent::build_probe(&progress::Line::single("probe")),
         ["initramfs"] => initramfs::build(&progress::Line::single("initramfs")),
         ["image"] => image::write().map(drop),
-        ["image", "identity"] => image::write_packaged(&image::IDENTITY).map(drop),
-        ["image", "nginx"] => image::write_packaged(&image::NGINX).map(drop),
-        ["image", "web"] => image::write_packaged(&image::WEB).map(drop),
+        ["image", name] => image::write_named(name).map(drop),
         ["build"] => build::build(),
         ["demo"] => demo::demo(),
         ["test"] => check::test(),

@@ -35,6 +35,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("skopeo", "tests: fill the registry"),
     ("containerd", "tests: engine"),
     ("runc", "tests: engine's other runtime"),
+    ("wrk", "tests: requests"),
+    ("iperf3", "tests: bulk data"),
     ("procps", "tests: processes"),
     ("protobuf-compiler", "tests: CRI client"),
     ("chromium", "tests: report of a comparison"),

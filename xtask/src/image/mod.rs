@@ -12,11 +12,19 @@ use anyhow::{Context, Result};
 use crate::step::target;
 
 pub use busybox::REFERENCE;
-pub use packaged::{IDENTITY, NGINX, WEB};
+pub use packaged::RECIPES;
 
 /// Writes `target/demo/busybox.tar` and gives its path.
 pub fn write() -> Result<PathBuf> {
     put("busybox", |path| busybox::image()?.write(path))
+}
+
+/// [`write_packaged`] of the recipe of that name.
+pub fn write_named(name: &str) -> Result<PathBuf> {
+    let found = RECIPES.into_iter().find(|recipe| recipe.name == name);
+    let names = RECIPES.map(|recipe| recipe.name).join(", ");
+    let recipe = found.with_context(|| format!("no image is called {name}: there are {names}"))?;
+    write_packaged(recipe)
 }
 
 /// Writes `target/demo/<name>.tar`, the image of a recipe, and gives its path.

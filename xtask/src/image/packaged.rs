@@ -55,8 +55,11 @@ const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
 
 const GROUP: &str = "root:x:0:\nwww-data:x:33:\nnode:x:1000:\nnogroup:x:65534:\n";
 
+/// All of them.
+pub const RECIPES: [&Recipe; 4] = [&WEB, &NGINX, &IDENTITY, &NETWORK];
+
 /// A shop: an API and its page, in Express on Node.js.
-pub const WEB: Recipe = Recipe {
+const WEB: Recipe = Recipe {
     name: "web",
     packages: &["nodejs", "node-express"],
     files: &[
@@ -71,7 +74,7 @@ pub const WEB: Recipe = Recipe {
 };
 
 /// nginx with one page.
-pub const NGINX: Recipe = Recipe {
+const NGINX: Recipe = Recipe {
     name: "nginx",
     packages: &["nginx-light"],
     files: &[
@@ -87,13 +90,22 @@ pub const NGINX: Recipe = Recipe {
 
 /// What shows that two machines are not one: OpenSSL draws keys, and Perl sees what the guest's
 /// kernel sends.
-pub const IDENTITY: Recipe = Recipe {
+const IDENTITY: Recipe = Recipe {
     name: "identity",
     packages: &["openssl", "perl-base"],
     files: &[("etc/passwd", PASSWD), ("etc/group", GROUP)],
     folders: &[],
     config: r#"{"Env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],"Cmd":["sh"],"WorkingDir":"/"}"#,
     made_of: "openssl and perl-base",
+};
+
+/// Servers whose network is measured, and what switches offloads.
+const NETWORK: Recipe = Recipe {
+    name: "network",
+    packages: &["nginx-light", "iperf3", "ethtool"],
+    made_of: "nginx-light, iperf3 and ethtool",
+    config: r#"{"Env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],"Cmd":["sh","-c","iperf3 --server --daemon && exec nginx -g 'daemon off;'"],"WorkingDir":"/","ExposedPorts":{"80/tcp":{},"5201/tcp":{}},"StopSignal":"SIGQUIT"}"#,
+    ..NGINX
 };
 
 impl Recipe {
