@@ -1,5 +1,6 @@
 //! What a machine is made of.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -41,11 +42,22 @@ pub struct VmConfig {
 /// A raw image attached as a virtio disk.
 #[derive(Debug, Clone)]
 pub struct Disk {
-    /// Raw image file or block device.
+    /// Raw image file.
     pub path: PathBuf,
     /// Serial number by which the guest finds it, at most 20 bytes (virtio 1.2, 5.2.6.1).
     pub serial: String,
     /// Attach it so that the guest cannot write.
+    pub read_only: bool,
+}
+
+/// An opened disk for a machine that runs.
+#[derive(Debug)]
+pub struct OpenDisk {
+    /// Raw image file or block device, opened for what the guest may do.
+    pub file: File,
+    /// As that of a [`Disk`], and no other disk's of the machine.
+    pub serial: String,
+    /// Whether it is opened for reading only.
     pub read_only: bool,
 }
 

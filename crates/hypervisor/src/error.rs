@@ -54,7 +54,7 @@ pub enum Error {
     #[error("the virtual machine has ended")]
     Ended,
     /// Every slot of the machine is in use.
-    #[error("the virtual machine has no room for another network interface")]
+    #[error("the virtual machine has no room for another disk or network interface")]
     NoSlot,
     /// This driver cannot do that.
     #[error("{driver} cannot {what}")]

@@ -15,7 +15,7 @@ pub mod qemu;
 mod select;
 pub mod template;
 
-pub use config::{Disk, NetworkBackend, NetworkInterface, Share, ShareMount, VmConfig};
+pub use config::{Disk, NetworkBackend, NetworkInterface, OpenDisk, Share, ShareMount, VmConfig};
 pub use error::{Error, Result};
 pub use select::{Selected, Selection, select};
 pub use template::{Template, TemplateStore};
@@ -88,6 +88,14 @@ pub trait RunningVm: Send + Sync {
     /// Takes away the network interface of a hardware address, which the guest does not
     /// use any more. None of that address is no error.
     async fn unplug(&self, mac: [u8; 6]) -> Result<()>;
+
+    /// Gives the machine one more disk. Returns the number of its device `virtio-mmio.N` in
+    /// the guest, which has to look at it.
+    async fn plug_disk(&self, disk: &OpenDisk) -> Result<u32>;
+
+    /// Takes away the disk with a serial number, which the guest does not use any more. What
+    /// it has written is in the file then. None of that number is no error.
+    async fn unplug_disk(&self, serial: &str) -> Result<()>;
 
     /// Leaves the state of the machine in new files of `directory`, and lets it go on.
     /// `still` is run while it stands still: that is when its disks can be copied.

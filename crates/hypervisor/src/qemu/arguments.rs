@@ -165,30 +165,10 @@ fn add_devices(list: &mut List, config: &VmConfig, devices: &Devices, begin: Beg
     let disks = config.disks.iter().zip(&devices.disks).zip(slot::disks());
     for (index, ((disk, fd), slot)) in disks.enumerate() {
         list.option("-add-fd", format!("fd={fd},set={index}"));
-        let node = json!({
-            "driver": "raw",
-            "node-name": format!("disk{index}"),
-            "read-only": disk.read_only,
-            "discard": "unmap",
-            "detect-zeroes": "off",
-            "file": {
-                "driver": "file",
-                "filename": format!("/dev/fdset/{index}"),
-                "read-only": disk.read_only,
-                "discard": "unmap",
-                // Containers of one image share its disk, read-only.
-                "locking": "off",
-            },
-        });
+        let node = disk_node(index, "file", disk.read_only);
         list.option("-blockdev", node.to_string());
-        list.option(
-            "-device",
-            format!(
-                "virtio-blk-device,drive=disk{index},serial={},bus={}",
-                comma(&disk.serial),
-                slot.bus()
-            ),
-        );
+        let device = disk_device(index, &disk.serial, slot);
+        list.option("-device", device.to_string());
     }
     add_networks(list, config, &devices.networks);
     for slot in slot::networks()
@@ -198,6 +178,46 @@ fn add_devices(list: &mut List, config: &VmConfig, devices: &Devices, begin: Beg
         let idle = json!({ "driver": NETWORK, "guest_announce": false, "bus": slot.bus() });
         list.option("-device", idle.to_string());
     }
+}
+
+/// Name of the block node of a disk.
+pub(super) fn disk_name(number: usize) -> String {
+    format!("disk{number}")
+}
+
+/// Name of the device of a disk.
+pub(super) fn disk_device_name(number: usize) -> String {
+    format!("disk{number}-device")
+}
+
+/// What is behind a disk: the descriptor set of its number, read by a driver of QEMU's.
+pub(super) fn disk_node(number: usize, driver: &str, read_only: bool) -> Value {
+    json!({
+        "driver": "raw",
+        "node-name": disk_name(number),
+        "read-only": read_only,
+        "discard": "unmap",
+        "detect-zeroes": "off",
+        "file": {
+            "driver": driver,
+            "filename": format!("/dev/fdset/{number}"),
+            "read-only": read_only,
+            "discard": "unmap",
+            // Containers of one image share its disk, read-only.
+            "locking": "off",
+        },
+    })
+}
+
+/// The device of a disk.
+pub(super) fn disk_device(number: usize, serial: &str, slot: Slot) -> Value {
+    json!({
+        "driver": "virtio-blk-device",
+        "id": disk_device_name(number),
+        "drive": disk_name(number),
+        "serial": serial,
+        "bus": slot.bus(),
+    })
 }
 
 fn add_networks(list: &mut List, config: &VmConfig, descriptors: &[i32]) {

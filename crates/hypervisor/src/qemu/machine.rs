@@ -16,13 +16,15 @@ use tokio::task::JoinHandle;
 
 use super::arguments::{approve, netdev, network_device};
 use super::console::Console;
+use super::disk;
 use super::monitor::Monitor;
-use super::slot::{Networks, Slot};
+use super::slot::{Occupant, Occupied, Slot};
 use super::snapshot::{self, Forked};
 use crate::device::Control;
 use crate::process::Process;
 use crate::{
-    Error, ExitReason, NetworkBackend, NetworkInterface, PausedVm, Result, RunningVm, WhileStill,
+    Error, ExitReason, NetworkBackend, NetworkInterface, OpenDisk, PausedVm, Result, RunningVm,
+    WhileStill,
 };
 
 /// A device process ends when QEMU does, and may be seen to end first: how long
@@ -40,7 +42,7 @@ pub(super) struct Parts {
     /// The way to the guest's serial port. When it is dropped, QEMU takes the port for
     /// unplugged, and what the guest writes is lost.
     pub(super) to_guest: OwnedWriteHalf,
-    pub(super) networks: Networks,
+    pub(super) occupied: Occupied,
     pub(super) host_ports: Vec<u32>,
     /// What it takes to make a snapshot; none if there can be none.
     pub(super) forked: Option<Forked>,
@@ -64,7 +66,7 @@ const ORDERS: usize = 4;
 pub(super) struct Machine {
     control: std::sync::Mutex<Arc<Control>>,
     pub(super) monitor: Mutex<Monitor>,
-    networks: std::sync::Mutex<Networks>,
+    occupied: std::sync::Mutex<Occupied>,
     pub(super) console: Console,
     /// The way to the guest's serial port. When it is dropped, QEMU takes the port for
     /// unplugged, and what the guest writes is lost.
@@ -104,7 +106,7 @@ impl Machine {
         Self {
             control: std::sync::Mutex::new(Arc::new(parts.control)),
             monitor: Mutex::new(parts.monitor),
-            networks: std::sync::Mutex::new(parts.networks),
+            occupied: std::sync::Mutex::new(parts.occupied),
             console: parts.console,
             to_guest: Mutex::new(parts.to_guest),
             forked: parts.forked,
@@ -136,8 +138,8 @@ impl Machine {
         }
     }
 
-    fn networks(&self) -> std::sync::MutexGuard<'_, Networks> {
-        self.networks.lock().unwrap_or_else(PoisonError::into_inner)
+    fn occupied(&self) -> std::sync::MutexGuard<'_, Occupied> {
+        self.occupied.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn plug_into(&self, interface: &NetworkInterface, slot: Slot) -> io::Result<()> {
@@ -243,7 +245,8 @@ impl RunningVm for Machine {
     }
 
     async fn plug(&self, interface: &NetworkInterface) -> Result<u32> {
-        let slot = self.networks().take(interface.mac).ok_or(Error::NoSlot)?;
+        let occupant = Occupant::Network(interface.mac);
+        let slot = self.occupied().take(occupant).ok_or(Error::NoSlot)?;
         if let Err(error) = self.plug_into(interface, slot).await {
             // Part of it may be there: the slot stays taken.
             return Err(self.refused("plugging in a network interface")(error));
@@ -252,12 +255,32 @@ impl RunningVm for Machine {
     }
 
     async fn unplug(&self, mac: [u8; 6]) -> Result<()> {
-        let Some(slot) = self.networks().find(mac) else {
+        let Some(slot) = self.occupied().find(&Occupant::Network(mac)) else {
             return Ok(());
         };
         let unplugged = self.unplug_from(slot).await;
         unplugged.map_err(self.refused("unplugging a network interface"))?;
-        self.networks().free(slot);
+        self.occupied().free(slot);
+        Ok(())
+    }
+
+    async fn plug_disk(&self, disk: &OpenDisk) -> Result<u32> {
+        let occupant = Occupant::Disk(disk.serial.clone());
+        let slot = self.occupied().take(occupant).ok_or(Error::NoSlot)?;
+        let plugged = disk::plug(&mut *self.monitor.lock().await, disk, slot).await;
+        // If not, part of it may be there: the slot stays taken.
+        plugged.map_err(self.refused("plugging in a disk"))?;
+        slot.guest_number().ok_or(Error::NoSlot)
+    }
+
+    async fn unplug_disk(&self, serial: &str) -> Result<()> {
+        let occupant = Occupant::Disk(serial.to_owned());
+        let Some(slot) = self.occupied().find(&occupant) else {
+            return Ok(());
+        };
+        let unplugged = disk::unplug(&mut *self.monitor.lock().await, slot).await;
+        unplugged.map_err(self.refused("unplugging a disk"))?;
+        self.occupied().free(slot);
         Ok(())
     }
 

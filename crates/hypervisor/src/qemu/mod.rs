@@ -3,6 +3,7 @@
 
 mod arguments;
 mod console;
+mod disk;
 mod fork;
 mod freeze;
 mod jail;
@@ -184,7 +185,7 @@ impl Qemu {
             console,
             recorder,
             to_guest,
-            networks: slot::Networks::of(config),
+            occupied: slot::Occupied::of(config),
             host_ports: config.host_ports.clone(),
             forked: None,
         })

@@ -46,6 +46,11 @@ impl Slot {
         format!("interface{}", self.0)
     }
 
+    /// Number of its disk, of its device and of its descriptors in QEMU.
+    pub(super) fn disk_number(self) -> Option<usize> {
+        disks().position(|slot| slot == self)
+    }
+
     /// Number of its platform device in the guest, which is told of all alike.
     pub(super) fn guest_number(self) -> Option<u32> {
         all()
@@ -60,45 +65,49 @@ pub(super) fn disks() -> impl Iterator<Item = Slot> {
     DISKS.into_iter()
 }
 
-/// The network interfaces of a machine, and the slots that they are in.
-#[derive(Debug)]
-pub(super) struct Networks {
-    taken: Vec<(Mac, Slot)>,
-    disks: usize,
+/// What is in a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Occupant {
+    /// A disk, by its serial number.
+    Disk(String),
+    /// A network interface, by its hardware address.
+    Network([u8; 6]),
 }
 
-type Mac = [u8; 6];
+/// The disks and network interfaces of a machine, and the slots that they are in.
+#[derive(Debug)]
+pub(super) struct Occupied(Vec<(Occupant, Slot)>);
 
-impl Networks {
+impl Occupied {
     /// Those that a machine begins with.
     pub(super) fn of(config: &VmConfig) -> Self {
+        let serials = config.disks.iter().map(|disk| disk.serial.clone());
         let macs = config.interfaces.iter().map(|interface| interface.mac);
-        Self {
-            taken: macs.zip(networks()).collect(),
-            disks: config.disks.len(),
-        }
+        let disks = serials.map(Occupant::Disk).zip(disks());
+        let interfaces = macs.map(Occupant::Network).zip(networks());
+        Self(disks.chain(interfaces).collect())
     }
 
     /// A slot for one more.
-    pub(super) fn take(&mut self, mac: Mac) -> Option<Slot> {
-        let free = |slot: &Slot| {
-            let other = self.taken.iter().any(|(_, taken)| taken == slot);
-            !other && !disks().take(self.disks).any(|disk| disk == *slot)
-        };
-        let slot = networks().find(free)?;
-        self.taken.push((mac, slot));
+    pub(super) fn take(&mut self, occupant: Occupant) -> Option<Slot> {
+        let free = |slot: &Slot| self.0.iter().all(|(_, taken)| taken != slot);
+        let slot = match &occupant {
+            Occupant::Disk(_) => disks().find(free),
+            Occupant::Network(_) => networks().find(free),
+        }?;
+        self.0.push((occupant, slot));
         Some(slot)
     }
 
-    /// The slot of a hardware address.
-    pub(super) fn find(&self, mac: Mac) -> Option<Slot> {
-        let found = self.taken.iter().find(|(taken, _)| *taken == mac);
+    /// The slot that it is in.
+    pub(super) fn find(&self, occupant: &Occupant) -> Option<Slot> {
+        let found = self.0.iter().find(|(known, _)| known == occupant);
         found.map(|(_, slot)| *slot)
     }
 
     /// Its slot is empty again.
     pub(super) fn free(&mut self, slot: Slot) {
-        self.taken.retain(|(_, taken)| *taken != slot);
+        self.0.retain(|(_, taken)| *taken != slot);
     }
 }
 
@@ -232,15 +241,32 @@ pub(super) mod tests {
 
     #[test]
     fn a_slot_is_free_again_after_its_interface() {
-        let mut networks = Networks::of(&config(2, false));
-        let first = networks.take([1; 6]).expect("a slot");
+        let network = |number| Occupant::Network([number; 6]);
+        let mut occupied = Occupied::of(&config(2, false));
+        let first = occupied.take(network(1)).expect("a slot");
         assert_eq!(first.guest_number(), Some(6));
-        networks.take([2; 6]).expect("a slot");
-        networks.take([3; 6]).expect("a slot");
-        assert!(networks.take([4; 6]).is_none());
-        assert_eq!(networks.find([1; 6]), Some(first));
-        networks.free(first);
-        assert_eq!(networks.take([4; 6]), Some(first));
+        occupied.take(network(2)).expect("a slot");
+        occupied.take(network(3)).expect("a slot");
+        assert!(occupied.take(network(4)).is_none());
+        assert_eq!(occupied.find(&network(1)), Some(first));
+        occupied.free(first);
+        assert_eq!(occupied.take(network(4)), Some(first));
+    }
+
+    #[test]
+    fn disks_that_come_later_take_what_is_left() {
+        let disk = |name: &str| Occupant::Disk(name.to_owned());
+        let mut occupied = Occupied::of(&config(1, true));
+        let network = occupied.take(Occupant::Network([1; 6])).expect("a slot");
+        let first = occupied.take(disk("a")).expect("a slot");
+        assert_eq!(first.disk_number(), Some(1));
+        assert_eq!(first.guest_number(), Some(3));
+        occupied.take(disk("b")).expect("a slot");
+        occupied.take(disk("c")).expect("a slot");
+        assert!(occupied.take(disk("d")).is_none());
+        assert_eq!(occupied.find(&disk("a")), Some(first));
+        occupied.free(network);
+        assert_eq!(occupied.take(disk("d")), Some(network));
     }
 
     #[test]
