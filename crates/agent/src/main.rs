@@ -10,6 +10,7 @@ mod child;
 mod configure;
 mod connections;
 mod container;
+mod device;
 mod error;
 mod host;
 mod listener;

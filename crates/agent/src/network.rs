@@ -9,16 +9,11 @@ use std::path::Path;
 use caisson_netlink::{Cidr, Link, Mac, Neighbour, Route, Socket};
 use caisson_protocol::agent::{self as api, InterfaceStats, Network, UpdateNetworkRequest};
 
+use crate::device;
 use crate::error::{Error, Result};
 
 /// Longest name of an interface (`IFNAMSIZ` without the zero).
 const NAME_LIMIT: usize = 15;
-
-/// Where a platform device is given to its driver, which then looks at it afresh.
-const BIND: &str = "/sys/bus/platform/drivers/virtio-mmio/bind";
-
-/// Where its driver lets go of it.
-const UNBIND: &str = "/sys/bus/platform/drivers/virtio-mmio/unbind";
 
 /// Sets up all that there is to be. Some of it may be there.
 pub fn set_up(network: &Network) -> Result<()> {
@@ -59,15 +54,9 @@ pub fn update(request: &UpdateNetworkRequest) -> Result<()> {
         unplug(address)?;
     }
     for number in &request.plugged {
-        bind(*number)?;
+        device::bind(*number)?;
     }
     set_up(&request.added)
-}
-
-/// Gives a device to its driver.
-pub fn bind(number: u32) -> Result<()> {
-    let name = format!("virtio-mmio.{number}");
-    fs::write(BIND, &name).map_err(Error::system(format!("use the device {name}")))
 }
 
 fn remove(network: &Network) -> Result<()> {
@@ -141,16 +130,11 @@ fn unplug(address: &[u8]) -> Result<()> {
     let name = &link.name;
     let doing = || format!("let go of the interface {name}");
     // virtio-mmio.N/virtioM, which has the interface.
-    let device = fs::canonicalize(format!("/sys/class/net/{name}/device"))
+    let path = fs::canonicalize(format!("/sys/class/net/{name}/device"))
         .map_err(Error::system(doing()))?;
-    let platform = device.parent().and_then(Path::file_name);
+    let platform = path.parent().and_then(Path::file_name);
     let platform = platform.and_then(OsStr::to_str);
-    unbind(platform.ok_or_else(|| Error::Missing(format!("device of {name}")))?)
-}
-
-/// Takes a device from its driver.
-pub fn unbind(device: &str) -> Result<()> {
-    fs::write(UNBIND, device).map_err(Error::system(format!("let go of the device {device}")))
+    device::let_go(platform.ok_or_else(|| Error::Missing(format!("device of {name}")))?)
 }
 
 /// What went through each interface but the loopback.

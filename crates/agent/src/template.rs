@@ -13,8 +13,8 @@ use std::path::Path;
 use caisson_protocol::{LET_GO, TEMPLATE_PARAMETER, TEMPLATE_READY, WAKE_UP_LIMIT};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
+use crate::device;
 use crate::error::{Error, Result};
-use crate::network;
 
 const CONSOLE: &str = "/dev/ttyS0";
 
@@ -38,8 +38,7 @@ pub fn wait() -> Result<()> {
 /// Lets the host make a snapshot of the machine. Returns when it goes on, and in each
 /// copy, with a new vsock device. Meanwhile nothing of the agent runs.
 pub fn let_go() -> Result<()> {
-    let device = vsock()?;
-    network::unbind(&device)?;
+    device::let_go(&vsock()?)?;
     bind_when_told(LET_GO)
 }
 
@@ -64,7 +63,7 @@ fn vsock() -> Result<String> {
 fn bind_when_told(ready: &str) -> Result<()> {
     let line = wake_up(ready).map_err(Error::system("wait on the serial console"))?;
     for device in devices(&line)? {
-        network::bind(device)?;
+        device::bind(device)?;
     }
     Ok(())
 }

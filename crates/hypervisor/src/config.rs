@@ -51,10 +51,10 @@ pub struct Disk {
 }
 
 /// An opened disk for a machine that runs.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct OpenDisk {
     /// Raw image file or block device, opened for what the guest may do.
-    pub file: File,
+    pub file: Arc<File>,
     /// As that of a [`Disk`], and no other disk's of the machine.
     pub serial: String,
     /// Whether it is opened for reading only.

@@ -54,7 +54,9 @@ pub enum Error {
     #[error("the virtual machine has ended")]
     Ended,
     /// Every slot of the machine is in use.
-    #[error("the virtual machine has no room for another disk or network interface")]
+    #[error(
+        "the virtual machine has no room for another disk or network interface: it takes five of both together"
+    )]
     NoSlot,
     /// This driver cannot do that.
     #[error("{driver} cannot {what}")]

@@ -9,6 +9,7 @@ use oci_spec::runtime::{LinuxResources, Process as ProcessSpec, Spec};
 use protobuf::MessageField;
 use tokio::net::UnixStream;
 
+use crate::disk::RootfsDisk;
 use crate::process::{Process, ProcessStreams, StreamRequest, open_streams};
 use crate::{Error, Result, Sandbox, agent, seccomp, validate};
 
@@ -41,6 +42,8 @@ pub enum Rootfs {
     },
     /// A folder of the virtio-fs share.
     Share(String),
+    /// A file system of its own.
+    Disk(RootfsDisk),
 }
 
 /// A file put over one of the image.
@@ -72,6 +75,8 @@ pub struct ContainerCopy {
 pub struct Container {
     init: Process,
     seccomp: Vec<u8>,
+    /// Serial number of the disk that goes with it.
+    disk: Option<String>,
 }
 
 impl Sandbox {
@@ -84,8 +89,34 @@ impl Sandbox {
         let seccomp = filter(&config.spec)?;
         let mut request = self.describe(&config)?;
         request.seccomp_bpf = seccomp.clone();
+        let mut disk = None;
+        if let Rootfs::Disk(wanted) = &config.rootfs {
+            let plugged = self.plug_rootfs(wanted).await?;
+            disk = Some(plugged.serial.clone());
+            request.rootfs.mut_or_insert_default().disk = MessageField::some(plugged);
+        }
+        let created = self.create(request, config.streams).await;
+        if created.is_err()
+            && let Some(serial) = &disk
+        {
+            self.unplug_rootfs(serial).await;
+        }
+        let (init, streams) = created?;
+        let container = Container {
+            init,
+            seccomp,
+            disk,
+        };
+        Ok((container, streams))
+    }
+
+    async fn create(
+        &self,
+        mut request: CreateContainerRequest,
+        streams: StreamRequest,
+    ) -> Result<(Process, ProcessStreams)> {
         let _open = self.open().await;
-        let (stdio, streams) = open_streams(self, config.streams).await?;
+        let (stdio, streams) = open_streams(self, streams).await?;
         request.stdio = MessageField::some(stdio);
         let answer = self
             .call_with(
@@ -96,11 +127,11 @@ impl Sandbox {
             .await?;
         let init = Process {
             sandbox: self.clone(),
-            container: config.id,
+            container: request.id,
             exec: String::new(),
             pid: answer.pid,
         };
-        Ok((Container { init, seccomp }, streams))
+        Ok((init, streams))
     }
 
     /// Takes over the container of a machine that is a copy of another. It is given its
@@ -137,7 +168,12 @@ impl Sandbox {
             exec: String::new(),
             pid: answer.pid,
         };
-        Ok((Container { init, seccomp }, streams))
+        let container = Container {
+            init,
+            seccomp,
+            disk: None,
+        };
+        Ok((container, streams))
     }
 
     /// Mounts a container's files and starts nothing, for copies in and out.
@@ -156,6 +192,7 @@ impl Sandbox {
         Ok(Container {
             init,
             seccomp: Vec::new(),
+            disk: None,
         })
     }
 
@@ -172,6 +209,8 @@ impl Sandbox {
                 rootfs.scratch_disk = scratch.clone().unwrap_or_default();
             }
             Rootfs::Share(path) => rootfs.share_path.clone_from(path),
+            // Described when it is there.
+            Rootfs::Disk(_) => {}
         }
         Ok(CreateContainerRequest {
             id: config.id.clone(),
@@ -341,8 +380,11 @@ impl Container {
                     .delete_container(agent::bounded(), &self.request())
                     .await
             })
-            .await
-            .map(drop)
+            .await?;
+        if let Some(serial) = &self.disk {
+            self.sandbox().unplug_rootfs(serial).await;
+        }
+        Ok(())
     }
 
     /// Begins to copy a path out: the stream carries a tar archive, to be read

@@ -7,6 +7,7 @@
 mod agent;
 mod console;
 mod container;
+mod disk;
 mod error;
 mod frozen;
 mod memory;
@@ -20,6 +21,7 @@ pub mod timing;
 mod validate;
 
 pub use container::{Container, ContainerConfig, ContainerCopy, Rootfs, RootfsFile};
+pub use disk::RootfsDisk;
 pub use error::{Error, Result};
 pub use frozen::{Frozen, Thawing};
 pub use memory::guest_memory;

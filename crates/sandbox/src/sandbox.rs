@@ -91,6 +91,7 @@ pub(crate) struct Inner {
     pub(crate) console: PathBuf,
     guest_log: PathBuf,
     next_stream: AtomicU64,
+    pub(crate) next_disk: AtomicU64,
 }
 
 /// The connection to the agent.
@@ -130,6 +131,7 @@ impl Sandbox {
                 console: config.vm.console.clone(),
                 guest_log: config.guest_log,
                 next_stream: AtomicU64::new(1),
+                next_disk: AtomicU64::new(0),
             }),
         };
         sandbox.watch_network()?;

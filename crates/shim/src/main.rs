@@ -14,6 +14,7 @@ mod cgroup;
 mod container;
 mod daemon;
 mod delete;
+mod disk;
 mod error;
 mod events;
 mod hooks;

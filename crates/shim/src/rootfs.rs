@@ -30,9 +30,16 @@ pub fn is_read_only(mount: &Mount) -> bool {
 /// Mounts one of them at a folder.
 pub fn mount(mount: &Mount, folder: &Path) -> Result<()> {
     let target = target(mount, folder)?;
-    let mut options = Options::parse(&mount.options)?;
+    let mut options = Options::parse(&mount.options);
     // The device serves the files: nothing of them is executed or opened as a device here.
     options.flags |= MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
+    if options.in_file {
+        return Err(Error::Invalid(format!(
+            "{} holds a file system ({}) that the guest's kernel does not have; keep snapshots \
+             in files with ext4, or use another snapshotter",
+            mount.source, mount.type_
+        )));
+    }
     let mut working = None;
     if options.text().len() > OPTIONS_LIMIT {
         working = options.shorten();
@@ -78,15 +85,20 @@ fn target(mount: &Mount, folder: &Path) -> Result<PathBuf> {
 
 /// Options of a mount: flags of the kernel's and words for the file system.
 #[derive(Debug, PartialEq, Eq)]
-struct Options {
-    flags: MountFlags,
+pub struct Options {
+    /// Flags of the kernel's.
+    pub flags: MountFlags,
+    /// The source is a file with a file system in it.
+    in_file: bool,
     words: Vec<String>,
 }
 
 impl Options {
-    fn parse(options: &[String]) -> Result<Self> {
+    /// Reads them.
+    pub fn parse(options: &[String]) -> Self {
         let mut parsed = Self {
             flags: MountFlags::empty(),
+            in_file: false,
             words: Vec::new(),
         };
         for option in options {
@@ -97,20 +109,19 @@ impl Options {
                 "nodiratime" => parsed.flags |= MountFlags::NODIRATIME,
                 "relatime" => parsed.flags |= MountFlags::RELATIME,
                 "sync" => parsed.flags |= MountFlags::SYNCHRONOUS,
-                // Set in any case; see `mount`.
-                "nodev" | "nosuid" | "noexec" | "dev" | "suid" | "exec" | "defaults" | "" => {}
-                "loop" => {
-                    return Err(Error::Unsupported(
-                        "a snapshot in a file (loop); use the overlayfs snapshotter, which",
-                    ));
-                }
+                "nodev" => parsed.flags |= MountFlags::NODEV,
+                "nosuid" => parsed.flags |= MountFlags::NOSUID,
+                "noexec" => parsed.flags |= MountFlags::NOEXEC,
+                "loop" => parsed.in_file = true,
+                "dev" | "suid" | "exec" | "defaults" | "" => {}
                 word => parsed.words.push(word.to_owned()),
             }
         }
-        Ok(parsed)
+        parsed
     }
 
-    fn text(&self) -> String {
+    /// What the file system itself is told.
+    pub fn text(&self) -> String {
         self.words.join(",")
     }
 
@@ -153,7 +164,7 @@ mod tests {
 
     fn options(words: &[&str]) -> Options {
         let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
-        Options::parse(&words).expect("parsed")
+        Options::parse(&words)
     }
 
     #[test]

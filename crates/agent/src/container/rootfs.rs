@@ -9,6 +9,7 @@ use caisson_protocol::agent;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind_recursive, unmount};
 
+use crate::device;
 use crate::error::{self, Error, Result};
 
 /// Where containers have their folders.
@@ -25,11 +26,15 @@ const BLOCK_DEVICES: &str = "/sys/block";
 /// rootfs/  both in one
 /// files/   what is put over files of the rootfs
 /// ```
+///
+/// A rootfs that is a share or a disk of its own has neither image nor layer.
 #[derive(Debug)]
 pub struct Rootfs {
     folder: PathBuf,
     /// Mount points in the order of mounting.
     mounted: Vec<PathBuf>,
+    /// Device that has come for it and goes with it.
+    device: Option<u32>,
 }
 
 impl Rootfs {
@@ -40,8 +45,11 @@ impl Rootfs {
         let mut rootfs = Self {
             folder,
             mounted: Vec::new(),
+            device: None,
         };
-        let mounted = if request.share_path.is_empty() {
+        let mounted = if let Some(disk) = request.disk.as_ref() {
+            rootfs.mount_disk(disk)
+        } else if request.share_path.is_empty() {
             rootfs.mount_layers(request)
         } else {
             rootfs.mount_share(&request.share_path)
@@ -104,6 +112,11 @@ impl Rootfs {
                 eprintln!("agent: cannot unmount {}: {errno}", point.display());
             }
         }
+        if let Some(device) = self.device.take()
+            && let Err(error) = device::let_go(&device::name(device))
+        {
+            eprintln!("agent: {error}");
+        }
         // Only memory: what stays is an empty folder in the agent's own tmpfs.
         if let Err(error) = fs::remove_dir_all(&self.folder) {
             eprintln!("agent: cannot remove {}: {error}", self.folder.display());
@@ -153,6 +166,16 @@ impl Rootfs {
         Ok(())
     }
 
+    fn mount_disk(&mut self, wanted: &agent::RootfsDisk) -> Result<()> {
+        device::bind(wanted.device)?;
+        self.device = Some(wanted.device);
+        let disk = disk(&wanted.serial)?;
+        let rootfs = self.point("rootfs")?;
+        let flags = MountFlags::from_bits_retain(wanted.flags);
+        let options = (!wanted.options.is_empty()).then_some(wanted.options.as_str());
+        self.mount_at(&rootfs, &disk, &wanted.file_system, flags, options)
+    }
+
     fn point(&self, name: &str) -> Result<PathBuf> {
         let point = self.folder.join(name);
         fs::create_dir_all(&point).map_err(Error::path("make", &point))?;
@@ -167,9 +190,10 @@ impl Rootfs {
         flags: MountFlags,
         data: Option<&str>,
     ) -> Result<()> {
-        let data = data.map(|data| {
-            CString::new(data).expect("the data is put together from names without NUL bytes")
-        });
+        let data = data
+            .map(CString::new)
+            .transpose()
+            .map_err(|_| Error::Invalid("options of a mount have a NUL byte".to_owned()))?;
         mount(source, point, kind, flags, data.as_deref())
             .map_err(Error::path(&format!("mount ({kind})"), source))?;
         self.mounted.push(point.to_owned());

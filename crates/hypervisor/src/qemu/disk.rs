@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -11,6 +12,9 @@ use super::arguments::{approve, disk_device, disk_device_name, disk_name, disk_n
 use super::monitor::Monitor;
 use super::slot::Slot;
 use crate::OpenDisk;
+
+/// How long QEMU may take to let go of a disk: its threads have to pass by (RCU).
+const LET_GO: Duration = Duration::from_secs(10);
 
 /// Puts a disk into an empty slot. The guest has to look at it.
 pub(super) async fn plug(monitor: &mut Monitor, disk: &OpenDisk, slot: Slot) -> io::Result<()> {
@@ -29,8 +33,11 @@ pub(super) async fn plug(monitor: &mut Monitor, disk: &OpenDisk, slot: Slot) -> 
 pub(super) async fn unplug(monitor: &mut Monitor, slot: Slot) -> io::Result<()> {
     let number = number(slot)?;
     monitor.execute("qom-set", approve(slot)).await?;
-    let device = json!({ "id": disk_device_name(number) });
-    monitor.execute("device_del", device).await?;
+    let device = disk_device_name(number);
+    let arguments = json!({ "id": device });
+    monitor.execute("device_del", arguments).await?;
+    // QEMU answers before it has let go of what is behind the device.
+    tokio::time::timeout(LET_GO, monitor.deleted(&device)).await??;
     let node = json!({ "node-name": disk_name(number) });
     monitor.execute("blockdev-del", node).await?;
     let set = json!({ "fdset-id": number });

@@ -21,7 +21,7 @@ const EVENTS_KEPT: usize = 32;
 pub(super) struct Monitor {
     stream: BufReader<UnixStream>,
     negotiated: bool,
-    events: VecDeque<String>,
+    events: VecDeque<Value>,
 }
 
 impl Monitor {
@@ -71,13 +71,23 @@ impl Monitor {
 
     /// Waits until QEMU has told of an event, unless it already has.
     pub(super) async fn event(&mut self, name: &str) -> io::Result<()> {
+        self.told(|event| event["event"] == name).await
+    }
+
+    /// Waits until QEMU has let go of a device that was taken away.
+    pub(super) async fn deleted(&mut self, device: &str) -> io::Result<()> {
+        self.told(|event| event["event"] == "DEVICE_DELETED" && event["data"]["device"] == device)
+            .await
+    }
+
+    async fn told(&mut self, wanted: impl Fn(&Value) -> bool) -> io::Result<()> {
         loop {
-            if let Some(index) = self.events.iter().position(|event| event == name) {
+            if let Some(index) = self.events.iter().position(&wanted) {
                 self.events.remove(index);
                 return Ok(());
             }
             let message = self.message().await?;
-            self.keep(&message);
+            self.keep(message);
         }
     }
 
@@ -89,12 +99,12 @@ impl Monitor {
         Ok(())
     }
 
-    fn keep(&mut self, message: &Value) {
-        if let Some(event) = message["event"].as_str() {
+    fn keep(&mut self, message: Value) {
+        if message["event"].is_string() {
             if self.events.len() == EVENTS_KEPT {
                 self.events.pop_front();
             }
-            self.events.push_back(event.to_owned());
+            self.events.push_back(message);
         }
     }
 
@@ -115,7 +125,7 @@ impl Monitor {
                 let description = error["desc"].as_str().unwrap_or("no reason given");
                 return Err(io::Error::other(format!("{command}: {description}")));
             }
-            self.keep(&message);
+            self.keep(message);
         }
     }
 
@@ -165,7 +175,11 @@ mod tests {
             for answer in [
                 "{\"return\": {}}\n",
                 "{\"event\": \"STOP\"}\n{\"return\": {\"status\": \"paused\"}}\n",
-                "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}}\n",
+                concat!(
+                    "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}}\n",
+                    "{\"event\": \"DEVICE_DELETED\", \"data\": {\"device\": \"a\"}}\n",
+                    "{\"event\": \"DEVICE_DELETED\", \"data\": {\"device\": \"b\"}}\n",
+                ),
             ] {
                 let mut line = String::new();
                 qemu.read_line(&mut line).await.expect("command");
@@ -178,6 +192,7 @@ mod tests {
         let error = monitor.execute("stop", json!({})).await;
         assert_eq!(error.expect_err("refused").to_string(), "stop: no");
         monitor.event("STOP").await.expect("it was told before");
+        monitor.deleted("b").await.expect("it is told later");
         assert!(monitor.event("STOP").await.is_err(), "only once");
         assert!(monitor.execute("cont", json!({})).await.is_err(), "gone");
         qemu.await.expect("ended");

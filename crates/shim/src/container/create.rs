@@ -11,11 +11,13 @@ use protobuf::MessageField;
 
 use super::{Container, Guest};
 use crate::bundle::{Bundle, Role};
+use crate::disk;
 use crate::error::{Error, Result};
 use crate::hooks::{self, Moment};
 use crate::pod::Pod;
 use crate::stdio::{Owner, Paths};
 use crate::translate;
+use crate::tree::Entry;
 
 /// What containerd asks for.
 #[derive(Debug)]
@@ -82,22 +84,23 @@ impl Pod {
         in_pod: bool,
     ) -> Result<Container> {
         let mut translated = translate::container(&bundle, &self.tree, in_pod)?;
-        let rootfs = if request.rootfs.is_empty() {
-            let root = bundle.spec.root().as_ref().map(|root| root.path().clone());
-            let path = root.ok_or_else(|| Error::field("root", "it is missing"))?;
-            self.tree.bind(&bundle.path.join(path), false)?
-        } else {
-            self.tree.mount(&request.rootfs)?
+        let rootfs = match disk::of(&request.rootfs, self.tree.host())? {
+            Some(disk) => Rootfs::Disk(disk),
+            None => {
+                let entry = self.share_rootfs(request, &bundle)?;
+                let name = entry.name().to_owned();
+                translated.entries.push(entry);
+                Rootfs::Share(name)
+            }
         };
         let config = ContainerConfig {
             id: request.id.clone(),
             spec: translated.spec,
-            rootfs: Rootfs::Share(rootfs.name().to_owned()),
+            rootfs,
             files: Vec::new(),
             init: false,
             streams: request.paths.request(),
         };
-        translated.entries.push(rootfs);
         let owner = Owner {
             namespace: &self.place.namespace,
             container: &request.id,
@@ -115,5 +118,14 @@ impl Pod {
         );
         container.init.made(process, io.join(streams)).await;
         Ok(container)
+    }
+
+    fn share_rootfs(&self, request: &Request, bundle: &Bundle) -> Result<Entry> {
+        if !request.rootfs.is_empty() {
+            return self.tree.mount(&request.rootfs);
+        }
+        let root = bundle.spec.root().as_ref().map(|root| root.path().clone());
+        let path = root.ok_or_else(|| Error::field("root", "it is missing"))?;
+        self.tree.bind(&bundle.path.join(path), false)
     }
 }

@@ -1,0 +1,27 @@
+//! The platform devices behind which virtio devices come and go.
+
+use std::fs;
+
+use crate::error::{Error, Result};
+
+/// Where a platform device is given to its driver, which then looks at it afresh.
+const BIND: &str = "/sys/bus/platform/drivers/virtio-mmio/bind";
+
+/// Where its driver lets go of it.
+const UNBIND: &str = "/sys/bus/platform/drivers/virtio-mmio/unbind";
+
+/// Name of a device by its number.
+pub fn name(number: u32) -> String {
+    format!("virtio-mmio.{number}")
+}
+
+/// Gives a device to its driver.
+pub fn bind(number: u32) -> Result<()> {
+    let name = name(number);
+    fs::write(BIND, &name).map_err(Error::system(format!("use the device {name}")))
+}
+
+/// Takes a device from its driver.
+pub fn let_go(name: &str) -> Result<()> {
+    fs::write(UNBIND, name).map_err(Error::system(format!("let go of the device {name}")))
+}
