@@ -24,3 +24,6 @@ pub use socket::Socket;
 
 /// A hardware address of Ethernet.
 pub type Mac = [u8; 6];
+
+/// One of classic BPF (Documentation/networking/filter.rst).
+pub type Instruction = libc::sock_filter;

@@ -56,7 +56,7 @@ impl Message {
     }
 
     fn push(&mut self, kind: u16, value: &[u8]) {
-        // Not truncated: the longest value is a name.
+        // Not truncated: the longest value is a program of at most 32 KiB.
         let length = (ATTRIBUTE_HEADER + value.len()) as u16;
         self.bytes.extend_from_slice(&length.to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
