@@ -42,6 +42,9 @@ const TEMPLATES: &[&str] = &["auto", "off"];
 /// Networks that are there without being set up.
 const NETWORKS: &[&str] = &["user", "bridge", "none"];
 
+/// Whether guests are kept from forging addresses.
+const ANTI_SPOOF: &[&str] = &["auto", "on", "off"];
+
 const LOG_LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
 
 /// Least memory in which the guest's kernel and its agent come up.
@@ -115,6 +118,10 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "network",
         field: |s| Field::Word(&mut s.network, NETWORKS),
+    },
+    Key {
+        name: "anti_spoof",
+        field: |s| Field::Word(&mut s.anti_spoof, ANTI_SPOOF),
     },
     Key {
         name: "passt",

@@ -169,6 +169,7 @@ impl Settings {
             kernel: PathBuf::new(),
             initramfs: PathBuf::new(),
             network: "user".to_owned(),
+            anti_spoof: "auto".to_owned(),
             passt: "passt".into(),
             insecure_registries: Vec::new(),
             origins: BTreeMap::new(),

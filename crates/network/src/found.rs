@@ -58,18 +58,18 @@ impl Found {
         refused
     }
 
+    /// Addresses of an interface.
+    pub(crate) fn addresses(&self, index: u32) -> Vec<Cidr> {
+        let addresses = self.addresses.iter();
+        let ours = addresses.filter(|address| address.link == index);
+        ours.map(|address| address.cidr).collect()
+    }
+
     /// What the guest of a machine in their place is told.
     pub(crate) fn guest(&self) -> Guest {
         let name = |index: u32| {
             let device = self.devices.iter().find(|device| device.index == index);
             device.map(|device| device.name.clone())
-        };
-        let addresses = |index: u32| -> Vec<Cidr> {
-            let ours = self
-                .addresses
-                .iter()
-                .filter(|address| address.link == index);
-            ours.map(|address| address.cidr).collect()
         };
         // These come with the addresses.
         let given = |route: &&caisson_netlink::Route| route.protocol != libc::RTPROT_KERNEL;
@@ -81,7 +81,7 @@ impl Found {
                     name: device.name.clone(),
                     mac: device.mac.unwrap_or_default(),
                     mtu: device.mtu,
-                    addresses: addresses(device.index),
+                    addresses: self.addresses(device.index),
                 })
                 .collect(),
             routes: self

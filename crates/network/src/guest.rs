@@ -1,6 +1,6 @@
 //! What a guest is told of its networks.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use caisson_netlink::{Cidr, Mac};
 
@@ -54,4 +54,19 @@ pub struct Neighbour {
     pub address: IpAddr,
     /// Its hardware address.
     pub mac: Mac,
+}
+
+/// The address that a kernel makes out of a hardware address (RFC 4291, appendix A).
+pub(crate) fn link_local(mac: Mac) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac.map(u16::from);
+    Ipv6Addr::new(
+        0xfe80,
+        0,
+        0,
+        0,
+        ((a ^ 2) << 8) | b,
+        (c << 8) | 0xff,
+        0xfe00 | d,
+        (e << 8) | f,
+    )
 }

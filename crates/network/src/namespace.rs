@@ -3,7 +3,8 @@
 //! An interface and a tap beside it are joined by traffic control: what arrives at one
 //! goes out of the other (`ingress`, `u32`, `mirred`). The guest behind the tap takes
 //! the interface's place with its hardware address, addresses, routes and neighbours;
-//! the host's stack in the namespace sees nothing of the traffic.
+//! the host's stack in the namespace sees nothing of the traffic. A guest that must not
+//! pretend to be another has a program on the way (see [`Spoofing`]).
 
 use std::fs::{self, File};
 use std::io;
@@ -13,13 +14,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use caisson_netlink::{Changes, Link as Device, Socket};
+use caisson_netlink::{Changes, Cidr, Instruction, Link as Device, Socket};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use crate::attachment::Holder;
 use crate::change::Change;
 use crate::found::Found;
-use crate::{Attachment, Error, Guest, Link, Result, tap};
+use crate::{Attachment, Error, Guest, Link, Result, Spoofing, guard, tap};
 
 /// A network namespace. One that was made here ends with its last descriptor, and so
 /// do the interfaces in it: nothing is left when its holder is killed.
@@ -33,6 +34,7 @@ pub struct Namespace {
 pub(crate) struct Joined {
     namespace: Namespace,
     changes: Changes,
+    spoofing: Spoofing,
     state: Mutex<State>,
 }
 
@@ -53,6 +55,8 @@ struct Member {
     tap: u32,
     /// The tap, which is there as long as somebody has it open.
     fd: Arc<OwnedFd>,
+    /// Addresses from which its guest may send, if that matters.
+    addresses: Vec<Cidr>,
 }
 
 impl Namespace {
@@ -116,11 +120,12 @@ impl Namespace {
     }
 
     /// Joins every interface that is up to a tap of its own.
-    pub fn join(self) -> Result<Attachment> {
+    pub fn join(self, spoofing: Spoofing) -> Result<Attachment> {
         let changes = self.enter("watch the network namespace", Changes::open)?;
         let joined = Joined {
             namespace: self,
             changes,
+            spoofing,
             state: Mutex::default(),
         };
         let mut change = joined.update()?;
@@ -185,24 +190,22 @@ impl Joined {
         let mut refused = found.refuse();
         let mut members = Vec::new();
         let mut plugged = Vec::new();
-        found.devices.retain(|device| {
-            if let Some(member) = state.member(device) {
-                members.push(member);
-                return true;
-            }
-            let doing = format!("join the interface {} to a tap", device.name);
-            match self.namespace.enter(&doing, || join(device)) {
-                Ok(member) => {
+        for device in std::mem::take(&mut found.devices) {
+            let addresses = found.addresses(device.index);
+            let member = match state.member(&device) {
+                Some(member) => Ok(self.keep(&device, member, addresses, &mut refused)),
+                None => self.add(&device, addresses).inspect(|member| {
                     plugged.push((device.index, Link::Tap(member.fd.clone())));
+                }),
+            };
+            match member {
+                Ok(member) => {
                     members.push(member);
-                    true
+                    found.devices.push(device);
                 }
-                Err(error) => {
-                    refused.push(error);
-                    false
-                }
+                Err(error) => refused.push(error),
             }
-        });
+        }
         let guest = found.guest();
         let mut change = Change::between(&state.guest, &guest);
         let named = guest.interfaces.iter().zip(&members);
@@ -217,6 +220,48 @@ impl Joined {
         change.refused = refused;
         *state = State { guest, members };
         Ok(change)
+    }
+
+    fn add(&self, device: &Device, addresses: Vec<Cidr>) -> Result<Member> {
+        match self.spoofing {
+            Spoofing::Allowed => {
+                let doing = format!("join the interface {} to a tap", device.name);
+                self.namespace.enter(&doing, || join(device, None))
+            }
+            Spoofing::Refused => {
+                let program = honest(device, &addresses);
+                let joined = self
+                    .namespace
+                    .enter(&guarding(device), || join(device, Some(&program)));
+                joined.map(|member| Member {
+                    addresses,
+                    ..member
+                })
+            }
+        }
+    }
+
+    /// A member whose addresses may have changed. It sends from the new ones before its
+    /// guest is told of them, and from those that have gone no more.
+    fn keep(
+        &self,
+        device: &Device,
+        mut member: Member,
+        addresses: Vec<Cidr>,
+        refused: &mut Vec<Error>,
+    ) -> Member {
+        if self.spoofing == Spoofing::Allowed || member.addresses == addresses {
+            return member;
+        }
+        let program = honest(device, &addresses);
+        let replaced = self.namespace.enter(&guarding(device), || {
+            Socket::open()?.accept(member.tap, device.index, &program)
+        });
+        match replaced {
+            Ok(()) => member.addresses = addresses,
+            Err(error) => refused.push(error),
+        }
+        member
     }
 
     /// Gives the interfaces back to the host's stack.
@@ -250,8 +295,9 @@ impl State {
     }
 }
 
-/// Makes a tap beside an interface of this thread's namespace and joins them.
-fn join(device: &Device) -> io::Result<Member> {
+/// Makes a tap beside an interface of this thread's namespace and joins them. With a
+/// program, its guest sends what that accepts.
+fn join(device: &Device, program: Option<&[Instruction]>) -> io::Result<Member> {
     let (fd, name) = tap::open(&format!("{}%d", tap::PREFIX))?;
     let mut socket = Socket::open()?;
     let tap = socket
@@ -264,12 +310,30 @@ fn join(device: &Device) -> io::Result<Member> {
     // Of a machine that was killed before it could part them.
     socket.end_redirect(device.index)?;
     socket.redirect(device.index, tap)?;
-    socket.redirect(tap, device.index)?;
+    match program {
+        Some(program) => socket.redirect_accepted(tap, device.index, program)?,
+        None => socket.redirect(tap, device.index)?,
+    }
     Ok(Member {
         device: device.index,
         tap,
         fd: Arc::new(fd),
+        addresses: Vec::new(),
     })
+}
+
+/// A program for what the guest behind an interface may send.
+fn honest(device: &Device, addresses: &[Cidr]) -> Vec<Instruction> {
+    let addresses = addresses.iter().map(|cidr| cidr.address);
+    guard::program(device.mac.unwrap_or_default(), addresses)
+}
+
+fn guarding(device: &Device) -> String {
+    format!(
+        "keep a guest from forging addresses on the interface {} (this needs cls_bpf in the \
+         host's kernel; anti_spoof = \"off\" does without)",
+        device.name
+    )
 }
 
 /// A thread whose namespaces are changed is good for nothing else.

@@ -18,6 +18,7 @@ use rustix::fs::Mode;
 
 use crate::attachment::Holder;
 use crate::filter::{Filter, Ipv6};
+use crate::guest::link_local;
 use crate::relay::{self, Relay};
 use crate::{
     Attachment, Egress, Error, Guest, Interface, Link, PortMapping, Protocol, Result, Route, host,
@@ -144,21 +145,6 @@ fn guest(mac: Mac, ipv6: bool) -> Guest {
         routes,
         neighbours: Vec::new(),
     }
-}
-
-/// The address that a kernel makes out of a hardware address (RFC 4291, appendix A).
-fn link_local(mac: Mac) -> Ipv6Addr {
-    let [a, b, c, d, e, f] = mac.map(u16::from);
-    Ipv6Addr::new(
-        0xfe80,
-        0,
-        0,
-        0,
-        ((a ^ 2) << 8) | b,
-        (c << 8) | 0xff,
-        0xfe00 | d,
-        (e << 8) | f,
-    )
 }
 
 /// Starts the stack. It closes the returned pipe when it is ready, having written

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use caisson_network::{Error, Link, Namespace};
+use caisson_network::{Error, Link, Namespace, Spoofing};
 
 /// Runs a command of the host in a namespace.
 fn run(namespace: &Namespace, command: &str) -> String {
@@ -58,7 +58,7 @@ fn the_guest_is_told_what_the_namespace_has() {
         "neigh add 10.9.0.9 lladdr 02:00:00:00:00:99 dev eth0 nud permanent",
     );
     let copy = Namespace::open(&namespace.path()).expect("a copy");
-    let attachment = namespace.join().expect("joined");
+    let attachment = namespace.join(Spoofing::Allowed).expect("joined");
 
     let guest = attachment.guest();
     let [interface] = guest.interfaces.as_slice() else {
@@ -140,10 +140,10 @@ fn a_namespace_can_be_joined_again_after_a_crash() {
          action mirred egress redirect dev gone",
     );
     ip(&namespace, "link del gone");
-    let attachment = namespace.join().expect("joined");
+    let attachment = namespace.join(Spoofing::Allowed).expect("joined");
     let interfaces = attachment.guest().interfaces;
     assert!(interfaces.iter().any(|interface| interface.name == "eth0"));
-    let again = copy.join().expect_err("it is taken");
+    let again = copy.join(Spoofing::Allowed).expect_err("it is taken");
     assert!(matches!(again, Error::Taken), "{again}");
 }
 
@@ -160,7 +160,7 @@ fn what_is_left_of_a_killed_machine_can_be_parted() {
 fn changes_are_found() {
     let namespace = made();
     let copy = Namespace::open(&namespace.path()).expect("a copy");
-    let attachment = namespace.join().expect("joined");
+    let attachment = namespace.join(Spoofing::Allowed).expect("joined");
     assert!(attachment.update().expect("looked").is_empty());
 
     ip(&copy, "addr add 10.9.0.3/24 dev eth0");
@@ -203,7 +203,10 @@ fn interfaces_of_one_hardware_address_are_named() {
         "link add eth7 address 02:00:00:00:00:07 type veth peer name seventh",
     );
     ip(&namespace, "link set eth7 up");
-    let message = namespace.join().expect_err("refused").to_string();
+    let message = namespace
+        .join(Spoofing::Allowed)
+        .expect_err("refused")
+        .to_string();
     assert!(
         message.contains("eth0") && message.contains("eth7"),
         "{message}"
@@ -215,7 +218,7 @@ fn what_carries_no_frames_is_named() {
     let namespace = made();
     ip(&namespace, "tuntap add tun7 mode tun");
     ip(&namespace, "link set tun7 up");
-    let error = namespace.join().expect_err("refused");
+    let error = namespace.join(Spoofing::Allowed).expect_err("refused");
     assert!(matches!(error, Error::Interface { .. }));
     let message = error.to_string();
     assert!(

@@ -10,7 +10,8 @@ use std::io::{ErrorKind, Read};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use caisson_network::{Attachment, Namespace};
+use caisson_config::Settings;
+use caisson_network::{Attachment, Namespace, Spoofing};
 use caisson_sandbox::Sandbox;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
@@ -46,6 +47,7 @@ pub fn attach(
     named: Option<&Path>,
     folder: &Path,
     host: &Host,
+    spoofing: Spoofing,
 ) -> Result<Attachment> {
     let wanted = match (named, bundle) {
         (Some(path), _) => Wanted::Named(path.to_owned()),
@@ -69,7 +71,16 @@ pub fn attach(
             namespace
         }
     };
-    Ok(namespace.join()?)
+    Ok(namespace.join(spoofing)?)
+}
+
+/// The engine has made the network, and what may be sent there is its policy unless the
+/// configuration says more.
+pub fn spoofing(settings: &Settings) -> Spoofing {
+    match settings.anti_spoof.as_str() {
+        "on" => Spoofing::Refused,
+        _ => Spoofing::Allowed,
+    }
 }
 
 /// Gives a namespace back whose shim was killed. One that the engine has removed by now

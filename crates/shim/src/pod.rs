@@ -211,6 +211,7 @@ impl Pod {
             self.network_namespace.get().map(PathBuf::as_path),
             &self.place.folder,
             self.tree.host(),
+            network::spoofing(settings),
         )?;
         let config = SandboxConfig {
             snapshot: None,

@@ -6,12 +6,17 @@ use std::io;
 
 use anyhow::{Context, Result, bail};
 use caisson_network::cni::Lease;
-use caisson_network::{Attachment, Namespace, PortMapping};
+use caisson_network::{Attachment, Namespace, PortMapping, Spoofing};
 
 use super::Container;
 
 /// Joins a container to a CNI network.
-pub fn obtain(container: &Container, network: &str, ports: &[PortMapping]) -> Result<Attachment> {
+pub fn obtain(
+    container: &Container,
+    network: &str,
+    ports: &[PortMapping],
+    spoofing: Spoofing,
+) -> Result<Attachment> {
     if !rustix::process::geteuid().is_root() {
         bail!("--network {network} needs root; --network user does not");
     }
@@ -24,7 +29,7 @@ pub fn obtain(container: &Container, network: &str, ports: &[PortMapping]) -> Re
         .add(&namespace)
         .map_err(anyhow::Error::from)
         .and_then(|()| store(container, &lease))
-        .and_then(|()| Ok(namespace.join()?));
+        .and_then(|()| Ok(namespace.join(spoofing)?));
     if joined.is_err()
         && let Err(error) = release(container)
     {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::Result;
-use caisson_network::{Attachment, Guest, Mac, PortMapping, passt, reserve};
+use caisson_network::{Attachment, Guest, Mac, PortMapping, Spoofing, passt, reserve};
 use caisson_sandbox::timing::Timing;
 
 use crate::config::Settings;
@@ -47,7 +47,7 @@ pub fn attach(container: &Container, settings: &Settings, timing: &Timing) -> Re
         }
         NetworkMode::Named(name) => {
             let ports = reserve(&wanted.ports)?;
-            let attachment = lease::obtain(container, name, &ports)?;
+            let attachment = lease::obtain(container, name, &ports, spoofing(settings))?;
             (Some(attachment), ports, None)
         }
     };
@@ -59,6 +59,14 @@ pub fn attach(container: &Container, settings: &Settings, timing: &Timing) -> Re
         attachment,
         hosts,
     })
+}
+
+/// Nobody but the guest decides what is sent here, so that it is kept honest by default.
+fn spoofing(settings: &Settings) -> Spoofing {
+    match settings.anti_spoof.as_str() {
+        "off" => Spoofing::Allowed,
+        _ => Spoofing::Refused,
+    }
 }
 
 /// Nobody's hardware address (locally administered), different for each container.
