@@ -6,6 +6,7 @@ use caisson_protocol::{AGENT_PORT, STREAM_PORT, agent_ttrpc};
 use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
 
 use crate::cgroup;
+use crate::disks::Disks;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::reaper::Reaper;
@@ -22,11 +23,13 @@ pub async fn serve(started_ns: i64) -> Result<()> {
     let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, STREAM_PORT))
         .map_err(Error::system("listen on the stream port"))?;
     let host = Arc::new(Host::default());
+    let disks = Arc::new(Disks::default());
     let service = agent_ttrpc::create_agent(Arc::new(Server::new(
         Arc::clone(&streams),
         reaper,
         started_ns,
         Arc::clone(&host),
+        Arc::clone(&disks),
     )));
     let mut server = ttrpc::asynchronous::Server::new()
         .bind(&format!("vsock://{VMADDR_CID_ANY}:{AGENT_PORT}"))
@@ -37,9 +40,10 @@ pub async fn serve(started_ns: i64) -> Result<()> {
         .await
         .map_err(|error| Error::Invalid(format!("cannot serve the agent's port: {error}")))?;
 
-    if template::is_wanted()? {
+    if let Some(wanted) = template::wanted()? {
         // Nothing else goes on yet: the event loop may be held up.
         cgroup::prepare_device_rules()?;
+        disks.prepare(wanted.new_disk.as_deref())?;
         template::wait()?;
     }
     // All ports listen: this connection is how the host learns that.

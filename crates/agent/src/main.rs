@@ -11,6 +11,7 @@ mod configure;
 mod connections;
 mod container;
 mod device;
+mod disks;
 mod error;
 mod host;
 mod listener;

@@ -20,6 +20,7 @@ use ttrpc::r#async::TtrpcContext;
 use crate::boot::{self, monotonic_ns};
 use crate::child::{CopyIn, CopyOut, TerminalSize};
 use crate::container::{self, Container};
+use crate::disks::Disks;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::reaper::Reaper;
@@ -41,6 +42,7 @@ pub struct Server {
     started_ns: i64,
     ready_ns: i64,
     host: Arc<Host>,
+    disks: Arc<Disks>,
     containers: Mutex<HashMap<String, Arc<Container>>>,
 }
 
@@ -51,9 +53,11 @@ impl Server {
         reaper: Arc<Reaper>,
         started_ns: i64,
         host: Arc<Host>,
+        disks: Arc<Disks>,
     ) -> Self {
         Self {
             host,
+            disks,
             streams,
             reaper,
             started_ns,
@@ -135,7 +139,8 @@ impl Agent for Server {
         request: CreateContainerRequest,
     ) -> ttrpc::Result<CreateContainerResponse> {
         self.free(&request.id)?;
-        let container = Container::create(&request, &self.streams, &self.reaper).await?;
+        let container =
+            Container::create(&request, &self.disks, &self.streams, &self.reaper).await?;
         let pid = container.process("")?.pid();
         self.containers().insert(request.id, Arc::new(container));
         Ok(CreateContainerResponse {
@@ -283,7 +288,7 @@ impl Agent for Server {
         request: CreateContainerRequest,
     ) -> ttrpc::Result<Empty> {
         self.free(&request.id)?;
-        let container = Container::mount(&request)?;
+        let container = Container::mount(&request, &self.disks)?;
         self.containers().insert(request.id, Arc::new(container));
         Ok(Empty::new())
     }

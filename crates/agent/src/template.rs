@@ -1,6 +1,6 @@
 //! Waiting to be forked.
 //!
-//! A template is a machine without devices, frozen while its agent waits in
+//! A template is a machine with at most disks, frozen while its agent waits in
 //! [`wait`]; a snapshot is one with a container, frozen in [`let_go`]. In a template,
 //! whatever runs in it before is in the memory of every fork: nothing
 //! here may draw random bytes, read `boot_id` or open a TCP connection, for the
@@ -10,7 +10,9 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;
 
-use caisson_protocol::{LET_GO, TEMPLATE_PARAMETER, TEMPLATE_READY, WAKE_UP_LIMIT};
+use caisson_protocol::{
+    LET_GO, NEW_DISK_PARAMETER, TEMPLATE_PARAMETER, TEMPLATE_READY, WAKE_UP_LIMIT,
+};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
 use crate::device;
@@ -21,13 +23,32 @@ const CONSOLE: &str = "/dev/ttyS0";
 /// Where there is a link for each vsock device, of which the machine has one.
 const VSOCK: &str = "/sys/bus/virtio/drivers/vmw_vsock_virtio_transport";
 
-/// Whether this machine is to be frozen.
-pub fn is_wanted() -> Result<bool> {
+/// The template that this machine is to become.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Serial number of the disk that it has mounted.
+    pub new_disk: Option<String>,
+}
+
+/// Whether this machine is to be frozen, and how.
+pub fn wanted() -> Result<Option<Wanted>> {
     let line = fs::read_to_string("/proc/cmdline")
         .map_err(Error::system("read the kernel's command line"))?;
-    Ok(line
-        .split_ascii_whitespace()
-        .any(|word| word == TEMPLATE_PARAMETER))
+    Ok(of_command_line(&line))
+}
+
+fn of_command_line(line: &str) -> Option<Wanted> {
+    let mut words = line.split_ascii_whitespace();
+    let new_disk = |word: &str| {
+        let value = word.strip_prefix(NEW_DISK_PARAMETER)?.strip_prefix('=')?;
+        Some(value.to_owned())
+    };
+    words
+        .clone()
+        .any(|word| word == TEMPLATE_PARAMETER)
+        .then(|| Wanted {
+            new_disk: words.find_map(new_disk),
+        })
 }
 
 /// Lets the host freeze the machine. Returns in a fork, once its devices are there.
@@ -94,7 +115,19 @@ fn devices(line: &str) -> Result<Vec<u32>> {
 
 #[cfg(test)]
 mod tests {
-    use super::devices;
+    use super::{Wanted, devices, of_command_line};
+
+    #[test]
+    fn the_command_line_says_whether_a_template_is_wanted() {
+        assert_eq!(of_command_line("quiet caisson.new_disk=scratch"), None);
+        let bare = Wanted { new_disk: None };
+        assert_eq!(of_command_line("caisson.template quiet\n"), Some(bare));
+        let with_disk = Wanted {
+            new_disk: Some("scratch".to_owned()),
+        };
+        let line = "quiet caisson.template caisson.new_disk=scratch\n";
+        assert_eq!(of_command_line(line), Some(with_disk));
+    }
 
     #[test]
     fn devices_are_numbers() {

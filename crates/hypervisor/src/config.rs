@@ -39,6 +39,17 @@ pub struct VmConfig {
     pub run_directory: PathBuf,
 }
 
+impl VmConfig {
+    /// The new disk, if the machine's disks can be in its template: every other one is
+    /// then read-only. What a writable disk holds that was there before is for its own
+    /// guest to read.
+    pub fn new_disk(&self) -> Option<&Disk> {
+        let mut writable = self.disks.iter().filter(|disk| !disk.read_only);
+        let only = writable.next().filter(|disk| disk.new.is_some())?;
+        writable.next().is_none().then_some(only)
+    }
+}
+
 /// A raw image attached as a virtio disk.
 #[derive(Debug, Clone)]
 pub struct Disk {
@@ -48,6 +59,10 @@ pub struct Disk {
     pub serial: String,
     /// Attach it so that the guest cannot write.
     pub read_only: bool,
+    /// The disk is made with the machine: as a copy of this empty ext4 file system, which
+    /// the guest finds mounted if it is a fork of a template with such a disk. Whatever
+    /// was at `path` is replaced.
+    pub new: Option<PathBuf>,
 }
 
 /// An opened disk for a machine that runs.

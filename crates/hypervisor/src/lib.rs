@@ -57,7 +57,7 @@ pub trait Hypervisor: Send + Sync {
     /// they cannot be forked.
     fn recipe(&self, config: &VmConfig) -> Result<Recipe>;
 
-    /// Boots a machine without any device, waits until its agent says that it can be
+    /// Boots a machine with at most disks, waits until its agent says that it can be
     /// frozen, and leaves it in files of `directory`, which is there and empty.
     async fn make_template(&self, config: &VmConfig, directory: &Path) -> Result<()>;
 

@@ -49,8 +49,14 @@ pub const ON_FORK: &str = "/run/caisson/on-fork";
 /// Kernel parameter of a machine that is to be frozen into a template. Its agent
 /// connects to nothing: it says [`TEMPLATE_READY`] on the serial console and waits
 /// there for one line, which each fork is given. The line holds the numbers of the
-/// platform devices `virtio-mmio.N` that exist in the fork, between spaces.
+/// platform devices `virtio-mmio.N` that the fork has and the template had not, between
+/// spaces.
 pub const TEMPLATE_PARAMETER: &str = "caisson.template";
+
+/// Kernel parameter of such a machine: the serial number of a disk with an empty file
+/// system, of which each fork has a copy. The agent mounts it before the machine is
+/// frozen.
+pub const NEW_DISK_PARAMETER: &str = "caisson.new_disk";
 
 /// Line with which the agent says that its machine can be frozen.
 pub const TEMPLATE_READY: &str = "caisson-agent: frozen from here on";

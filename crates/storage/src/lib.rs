@@ -3,7 +3,7 @@
 //! [`ImageStore`] holds the images of one folder: they come from a registry
 //! ([`ImageStore::pull`]) or an archive ([`ImageStore::load`]), and each is one
 //! read-only EROFS disk beside its configuration. [`ImageBuilder`] makes such a
-//! disk of layers, and [`create_scratch_disk`] makes the disk that takes what a
+//! disk of layers, and [`empty_disk`] makes the disk that takes what a
 //! container writes.
 //!
 //! Everything that comes from an image is hostile: digests are verified as bytes
@@ -34,5 +34,5 @@ pub use platform::Platform;
 pub use progress::{Event, Progress, Silent};
 pub use reference::Reference;
 pub use registry::{Credentials, PullOptions, RetryPolicy};
-pub use scratch::{copy_disk, create_scratch_disk};
+pub use scratch::{copy_disk, empty_disk};
 pub use store::{Image, ImageConfig, ImageStore};

@@ -1,6 +1,6 @@
 //! The disk that takes what a container writes.
 //!
-//! Each is a sparse copy of a template, an empty ext4 file system that is made
+//! Each begins as a sparse copy of an empty ext4 file system that is made
 //! once for each size: `mkfs.ext4` is then no part of a start, and a copy of 10 GiB
 //! has some 200 KiB to write.
 //!
@@ -26,7 +26,7 @@
 //!   read, so that the template is the same on every host.
 
 use std::fs::File;
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -81,28 +81,16 @@ const FOLDERS: &str = "mkdir upper\nmkdir work\n\
 /// Where programs for root are, if they are not in `PATH`.
 const SYSTEM_FOLDERS: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
 
-/// Makes an empty disk for what a container writes: an ext4 file system of `size`
-/// bytes (rounded up to 4 KiB) in the new, sparse file `path`.
+/// The empty disk of which those that take what a container writes are copies: a sparse
+/// file with an ext4 file system of `size` bytes (rounded up to 4 KiB).
 ///
-/// `cache` is where the template of this size is kept; it is created if need be.
-/// The disk appears whole or not at all. It is not forced to the host's disk: what
-/// a crash of the host could take with it is a container that has just begun.
-pub fn create_scratch_disk(path: &Path, size: u64, cache: &Path) -> Result<()> {
+/// `cache` is where it is kept; it is created if need be. The disk appears there whole or
+/// not at all.
+pub fn empty_disk(size: u64, cache: &Path) -> Result<PathBuf> {
     if !(MIN_SIZE..=MAX_SIZE).contains(&size) {
         return Err(Error::DiskSize(size));
     }
-    let size = size.next_multiple_of(BLOCK);
-    let template = open_template(size, cache)?;
-    let folder = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    let disk = new_file(folder)?;
-    copy_data(&template, disk.as_file(), size).context("copy the template of a disk to", path)?;
-    disk.persist_noclobber(path)
-        .map_err(|error| error.error)
-        .context("create", path)?;
-    Ok(())
+    make_once(size.next_multiple_of(BLOCK), cache)
 }
 
 /// Copies a disk that nobody writes to into the new file `to`. Where the file system can,
@@ -116,20 +104,20 @@ pub fn copy_disk(from: &Path, to: &Path) -> std::io::Result<()> {
     copy_data(&source, &target, source.metadata()?.len())
 }
 
-fn open_template(size: u64, cache: &Path) -> Result<File> {
+fn make_once(size: u64, cache: &Path) -> Result<PathBuf> {
     let options = Digest::of([OPTIONS.join("\0").as_str(), FOLDERS].concat().as_bytes());
     let name = format!("scratch-{size}-{}.ext4", &options.hex()[..16]);
     let path = cache.join(&name);
-    if let Some(template) = open_if_there(&path)? {
-        return Ok(template);
+    if path.exists() {
+        return Ok(path);
     }
     create_folder(cache)?;
     let _lock = NamedLock::acquire(&cache.join(format!("{name}.lock")), || {})?;
     // Somebody else may have made it while we waited.
-    if let Some(template) = open_if_there(&path)? {
-        return Ok(template);
+    if path.exists() {
+        return Ok(path);
     }
-    let file = new_file(cache)?;
+    let file = NamedTempFile::new_in(cache).context("create a file in", cache)?;
     file.as_file()
         .set_len(size)
         .context("enlarge", file.path())?;
@@ -137,24 +125,11 @@ fn open_template(size: u64, cache: &Path) -> Result<File> {
     file.as_file()
         .sync_all()
         .context("synchronise", file.path())?;
-    let template = file
-        .persist(&path)
+    file.persist(&path)
         .map_err(|error| error.error)
         .context("create", &path)?;
     sync_parent(&path)?;
-    Ok(template)
-}
-
-fn open_if_there(path: &Path) -> Result<Option<File>> {
-    match File::open(path) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).context("open", path),
-    }
-}
-
-fn new_file(folder: &Path) -> Result<NamedTempFile> {
-    NamedTempFile::new_in(folder).context("create a file in", folder)
+    Ok(path)
 }
 
 fn make_file_system(path: &Path) -> Result<()> {
@@ -285,7 +260,7 @@ mod tests {
     fn a_copy_is_a_clean_file_system_and_small() {
         let scratch = tempfile::tempdir().unwrap();
         let (cache, disk) = (scratch.path().join("cache"), scratch.path().join("disk"));
-        create_scratch_disk(&disk, SIZE, &cache).unwrap();
+        copy_disk(&empty_disk(SIZE, &cache).unwrap(), &disk).unwrap();
         let metadata = std::fs::metadata(&disk).unwrap();
         assert_eq!(metadata.len(), SIZE);
         assert!(
@@ -293,7 +268,6 @@ mod tests {
             "{} blocks of 512 bytes",
             metadata.blocks()
         );
-        assert_eq!(metadata.mode() & 0o777, 0o600);
         let checked = program("e2fsck").arg("-fn").arg(&disk).output().unwrap();
         assert!(checked.status.success(), "{checked:?}");
 
@@ -310,50 +284,41 @@ mod tests {
     }
 
     #[test]
-    fn copies_come_from_one_template_of_their_size() {
+    fn there_is_one_empty_disk_of_each_size() {
         let scratch = tempfile::tempdir().unwrap();
         let cache = scratch.path().join("a/cache");
         std::thread::scope(|scope| {
-            for number in 0..8 {
-                let (cache, scratch) = (&cache, scratch.path());
-                scope.spawn(move || {
-                    let disk = scratch.join(number.to_string());
-                    create_scratch_disk(&disk, MIN_SIZE, cache).unwrap();
-                });
+            for _ in 0..8 {
+                scope.spawn(|| empty_disk(MIN_SIZE, &cache).unwrap());
             }
         });
         let [template] = &names(&cache)[..] else {
             panic!("{:?}", names(&cache));
         };
         let template = cache.join(template);
-        let first = std::fs::read(scratch.path().join("0")).unwrap();
-        assert!(first == std::fs::read(&template).unwrap());
+        let first = std::fs::read(&template).unwrap();
         let made = std::fs::metadata(&template).unwrap();
         // Rounded up, this is a size of its own.
-        create_scratch_disk(&scratch.path().join("other"), MIN_SIZE + 1, &cache).unwrap();
-        let other = std::fs::metadata(scratch.path().join("other")).unwrap();
+        let other = empty_disk(MIN_SIZE + 1, &cache).unwrap();
+        let other = std::fs::metadata(other).unwrap();
         assert_eq!(other.len(), MIN_SIZE + BLOCK);
         assert_eq!(names(&cache).len(), 2);
         let kept = std::fs::metadata(&template).unwrap();
         assert_eq!((kept.ino(), kept.mtime()), (made.ino(), made.mtime()));
 
         let elsewhere = scratch.path().join("elsewhere");
-        create_scratch_disk(&scratch.path().join("same"), MIN_SIZE, &elsewhere).unwrap();
-        assert!(first == std::fs::read(scratch.path().join("same")).unwrap());
+        let same = empty_disk(MIN_SIZE, &elsewhere).unwrap();
+        assert!(first == std::fs::read(same).unwrap());
     }
 
     #[test]
     fn refuses_what_cannot_be() {
         let scratch = tempfile::tempdir().unwrap();
-        let (cache, disk) = (scratch.path().join("cache"), scratch.path().join("disk"));
+        let cache = scratch.path().join("cache");
         for size in [0, MIN_SIZE - 1, MAX_SIZE + 1, u64::MAX] {
-            let error = create_scratch_disk(&disk, size, &cache).unwrap_err();
+            let error = empty_disk(size, &cache).unwrap_err();
             assert!(matches!(error, Error::DiskSize(_)), "{error}");
         }
         assert!(!cache.exists());
-        std::fs::write(&disk, "a container's data").unwrap();
-        assert!(create_scratch_disk(&disk, MIN_SIZE, &cache).is_err());
-        assert_eq!(std::fs::read(&disk).unwrap(), b"a container's data");
-        assert_eq!(names(scratch.path()).len(), 2, "nothing half done is left");
     }
 }

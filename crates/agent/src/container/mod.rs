@@ -17,6 +17,7 @@ use rustix::thread::UnshareFlags;
 use crate::boot::realtime_ns;
 use crate::cgroup::Cgroup;
 use crate::child::{self, Child, Namespaces, Program, Report, Reporter, Reports, View};
+use crate::disks::Disks;
 use crate::error::{Error, Result};
 use crate::reaper::{self, Exit, ExitWatch, Reaper};
 use crate::stdio::{self, Connections};
@@ -52,9 +53,9 @@ struct Running {
 
 impl Container {
     /// Mounts a container's files and starts nothing.
-    pub fn mount(request: &CreateContainerRequest) -> Result<Self> {
+    pub fn mount(request: &CreateContainerRequest, disks: &Disks) -> Result<Self> {
         let spec: Spec = parse("the container's specification", &request.spec_json)?;
-        let mut rootfs = Rootfs::mount(&request.id, &request.rootfs)?;
+        let mut rootfs = Rootfs::mount(&request.id, &request.rootfs, disks)?;
         let files = rootfs
             .write_files(&request.files)
             .inspect_err(|_| rootfs.unmount())?;
@@ -69,10 +70,11 @@ impl Container {
     /// Makes a container whose first process waits for [`Container::start`].
     pub async fn create(
         request: &CreateContainerRequest,
+        disks: &Disks,
         streams: &Streams,
         reaper: &Reaper,
     ) -> Result<Self> {
-        let mut container = Self::mount(request)?;
+        let mut container = Self::mount(request, disks)?;
         match container.prepare(request, streams, reaper).await {
             Ok(running) => {
                 container.running = Some(running);

@@ -10,19 +10,18 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind_recursive, unmount};
 
 use crate::device;
+use crate::disks::{self, Disks};
 use crate::error::{self, Error, Result};
 
 /// Where containers have their folders.
 const CONTAINERS: &str = "/run/caisson/containers";
 
-/// Block devices by name.
-const BLOCK_DEVICES: &str = "/sys/block";
-
 /// The mounts of one container and the folder that holds them.
 ///
 /// ```text
 /// image/   the image's disk
-/// layer/   the writable layer's disk or tmpfs, with upper/ and work/
+/// layer/   the writable layer's disk or tmpfs, with upper/ and work/, unless the disk
+///          was mounted elsewhere before the container was there
 /// rootfs/  both in one
 /// files/   what is put over files of the rootfs
 /// ```
@@ -35,22 +34,25 @@ pub struct Rootfs {
     mounted: Vec<PathBuf>,
     /// Device that has come for it and goes with it.
     device: Option<u32>,
+    /// Where the writable layer is, unless the host has it.
+    layer: Option<PathBuf>,
 }
 
 impl Rootfs {
     /// Mounts what the request describes.
-    pub fn mount(id: &str, request: &agent::Rootfs) -> Result<Self> {
+    pub fn mount(id: &str, request: &agent::Rootfs, disks: &Disks) -> Result<Self> {
         let folder = Path::new(CONTAINERS).join(error::name("a container", id)?);
         fs::create_dir_all(&folder).map_err(Error::path("make", &folder))?;
         let mut rootfs = Self {
             folder,
             mounted: Vec::new(),
             device: None,
+            layer: None,
         };
         let mounted = if let Some(disk) = request.disk.as_ref() {
-            rootfs.mount_disk(disk)
+            rootfs.mount_disk(disk, disks)
         } else if request.share_path.is_empty() {
-            rootfs.mount_layers(request)
+            rootfs.mount_layers(request, disks)
         } else {
             rootfs.mount_share(&request.share_path)
         };
@@ -68,8 +70,7 @@ impl Rootfs {
 
     /// Where what the container writes is, unless the host has it.
     pub fn layer(&self) -> Option<PathBuf> {
-        let layer = self.folder.join("layer");
-        self.mounted.contains(&layer).then_some(layer)
+        self.layer.clone()
     }
 
     /// Where a file of the agent's can be written that is mounted in the container.
@@ -123,25 +124,14 @@ impl Rootfs {
         }
     }
 
-    fn mount_layers(&mut self, request: &agent::Rootfs) -> Result<()> {
+    fn mount_layers(&mut self, request: &agent::Rootfs, disks: &Disks) -> Result<()> {
         let image = self.point("image")?;
         let read_only = MountFlags::RDONLY | MountFlags::NODEV;
-        let disk = disk(&request.image_disk)?;
+        let disk = disks.device(&request.image_disk)?;
         self.mount_at(&image, &disk, "erofs", read_only, None)?;
 
-        let layer = self.point("layer")?;
-        let quiet = MountFlags::NODEV | MountFlags::NOATIME;
-        if request.scratch_disk.is_empty() {
-            let size = match request.tmpfs_size {
-                0 => "50%".to_owned(),
-                bytes => bytes.to_string(),
-            };
-            let data = format!("size={size},mode=0755");
-            self.mount_at(&layer, Path::new("tmpfs"), "tmpfs", quiet, Some(&data))?;
-        } else {
-            let disk = self::disk(&request.scratch_disk)?;
-            self.mount_at(&layer, &disk, "ext4", quiet, None)?;
-        }
+        let layer = self.mount_layer(request, disks)?;
+        self.layer = Some(layer.clone());
         let (upper, work) = (layer.join("upper"), layer.join("work"));
         for folder in [&upper, &work] {
             fs::create_dir_all(folder).map_err(Error::path("make", folder))?;
@@ -158,6 +148,28 @@ impl Rootfs {
         self.mount_at(&rootfs, Path::new("overlay"), "overlay", none, Some(&data))
     }
 
+    /// Mounts what takes the container's writes. Returns where it is.
+    fn mount_layer(&mut self, request: &agent::Rootfs, disks: &Disks) -> Result<PathBuf> {
+        if let Some(layer) = disks.take_mounted(&request.scratch_disk) {
+            self.mounted.push(layer.clone());
+            return Ok(layer);
+        }
+        let layer = self.point("layer")?;
+        if request.scratch_disk.is_empty() {
+            let size = match request.tmpfs_size {
+                0 => "50%".to_owned(),
+                bytes => bytes.to_string(),
+            };
+            let quiet = MountFlags::NODEV | MountFlags::NOATIME;
+            let data = format!("size={size},mode=0755");
+            self.mount_at(&layer, Path::new("tmpfs"), "tmpfs", quiet, Some(&data))?;
+        } else {
+            disks::mount_layer(&disks.device(&request.scratch_disk)?, &layer)?;
+            self.mounted.push(layer.clone());
+        }
+        Ok(layer)
+    }
+
     fn mount_share(&mut self, share_path: &str) -> Result<()> {
         let source = Path::new(SHARE_ROOT).join(error::name("a rootfs", share_path)?);
         let rootfs = self.point("rootfs")?;
@@ -166,10 +178,10 @@ impl Rootfs {
         Ok(())
     }
 
-    fn mount_disk(&mut self, wanted: &agent::RootfsDisk) -> Result<()> {
+    fn mount_disk(&mut self, wanted: &agent::RootfsDisk, disks: &Disks) -> Result<()> {
         device::bind(wanted.device)?;
         self.device = Some(wanted.device);
-        let disk = disk(&wanted.serial)?;
+        let disk = disks.device(&wanted.serial)?;
         let rootfs = self.point("rootfs")?;
         let flags = MountFlags::from_bits_retain(wanted.flags);
         let options = (!wanted.options.is_empty()).then_some(wanted.options.as_str());
@@ -216,20 +228,4 @@ fn copy_owner(image: &Path, upper: &Path) -> Result<()> {
     std::os::unix::fs::chown(upper, Some(uid), Some(gid))
         .and_then(|()| fs::set_permissions(upper, fs::Permissions::from_mode(mode)))
         .map_err(Error::path("change the owner of", upper))
-}
-
-/// The disk with a serial number.
-fn disk(serial: &str) -> Result<PathBuf> {
-    let folder = Path::new(BLOCK_DEVICES);
-    let failed = || Error::path("list", folder);
-    for entry in fs::read_dir(folder).map_err(failed())? {
-        let name = entry.map_err(failed())?.file_name();
-        let found = fs::read_to_string(folder.join(&name).join("serial")).unwrap_or_default();
-        if found.trim() == serial {
-            return Ok(Path::new("/dev").join(name));
-        }
-    }
-    Err(Error::Missing(format!(
-        "disk with the serial number {serial:?}"
-    )))
 }

@@ -216,6 +216,7 @@ fn floor(container: &Container, settings: &Settings) -> Result<Duration> {
     std::fs::File::create(&scratch)?.set_len(container.record.scratch_size)?;
     if let Some(disk) = vm.disks.last_mut() {
         disk.path = scratch;
+        disk.new = None;
     }
     let deadline = prepared.sandbox.boot_deadline;
     block_on(async {

@@ -13,6 +13,7 @@ use super::ps::ago;
 use super::stats::bytes;
 use crate::config::Settings;
 use crate::spec::limit;
+use crate::supervisor::machine;
 use crate::table::Table;
 
 /// `caisson template`.
@@ -117,7 +118,7 @@ fn build(flags: &BuildFlags, settings: &Settings) -> Result<()> {
         kernel_parameters: Vec::new(),
         cpus: flags.cpus.unwrap_or(settings.cpus),
         memory,
-        disks: Vec::new(),
+        disks: machine::new_disks(settings)?,
         share: None,
         interfaces: Vec::new(),
         network_namespace: None,

@@ -1,5 +1,6 @@
 //! From a container's record to the machine around it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -37,23 +38,9 @@ pub fn prepare(container: &Container, settings: &Settings, timing: &Timing) -> R
     let (hypervisor, reason) = settings.select_hypervisor(Some(&record.machine.hypervisor))?;
     drop(stage);
 
-    let scratch = container.scratch_disk();
-    if !scratch.exists() {
-        let _stage = timing.stage("writable layer");
-        let failed = || format!("cannot make the writable layer {}", scratch.display());
-        match &record.copy_of {
-            Some(copy) => {
-                let snapshot = SnapshotStore::new(&settings.root).find(&copy.snapshot)?;
-                caisson_storage::copy_disk(&snapshot.scratch(), &scratch).with_context(failed)?;
-            }
-            None => caisson_storage::create_scratch_disk(
-                &scratch,
-                record.scratch_size,
-                &settings.cache(),
-            )
-            .with_context(failed)?,
-        }
-    }
+    let stage = timing.stage("writable layer");
+    let scratch = (container.scratch_disk(), empty_disk(container, settings)?);
+    drop(stage);
     let vm = VmConfig {
         name: record.name.clone(),
         kernel: record.machine.kernel.clone(),
@@ -61,18 +48,7 @@ pub fn prepare(container: &Container, settings: &Settings, timing: &Timing) -> R
         kernel_parameters: Vec::new(),
         cpus: record.machine.cpus,
         memory: record.machine.memory,
-        disks: vec![
-            Disk {
-                path: record.image_disk.clone(),
-                serial: IMAGE_DISK.to_owned(),
-                read_only: true,
-            },
-            Disk {
-                path: scratch,
-                serial: SCRATCH_DISK.to_owned(),
-                read_only: false,
-            },
-        ],
+        disks: disks(record.image_disk.clone(), scratch),
         share: share(container),
         interfaces: Vec::new(),
         network_namespace: None,
@@ -99,6 +75,61 @@ pub fn prepare(container: &Container, settings: &Settings, timing: &Timing) -> R
         reason,
         sandbox,
     })
+}
+
+/// The disk with the image, and that of the writable layer at a path and, if it is to be
+/// made with the machine, what it begins as.
+fn disks(image: PathBuf, (scratch, new): (PathBuf, Option<PathBuf>)) -> Vec<Disk> {
+    vec![
+        Disk {
+            path: image,
+            serial: IMAGE_DISK.to_owned(),
+            read_only: true,
+            new: None,
+        },
+        Disk {
+            path: scratch,
+            serial: SCRATCH_DISK.to_owned(),
+            read_only: false,
+            new,
+        },
+    ]
+}
+
+/// The disks of machines for new containers, as their template has to know them.
+pub fn new_disks(settings: &Settings) -> Result<Vec<Disk>> {
+    let empty = caisson_storage::empty_disk(settings.scratch_size, &settings.cache())?;
+    Ok(disks(PathBuf::new(), (PathBuf::new(), Some(empty))))
+}
+
+/// What the writable layer begins as, unless it is there already.
+fn empty_disk(container: &Container, settings: &Settings) -> Result<Option<PathBuf>> {
+    let record = &container.record;
+    let path = container.scratch_disk();
+    if path.exists() {
+        return Ok(None);
+    }
+    let failed = || format!("cannot make the writable layer {}", path.display());
+    if let Some(copy) = &record.copy_of {
+        let snapshot = SnapshotStore::new(&settings.root).find(&copy.snapshot)?;
+        caisson_storage::copy_disk(&snapshot.scratch(), &path).with_context(failed)?;
+        return Ok(None);
+    }
+    caisson_storage::empty_disk(record.scratch_size, &settings.cache())
+        .map(Some)
+        .with_context(failed)
+}
+
+/// Everything on which a snapshot of a machine depends: the disks are its own.
+///
+/// # Errors
+/// Why there can be none.
+pub fn recipe(machine: &Prepared) -> caisson_hypervisor::Result<Recipe> {
+    let vm = VmConfig {
+        disks: Vec::new(),
+        ..machine.sandbox.vm.clone()
+    };
+    machine.hypervisor.recipe(&vm)
 }
 
 /// What the machine of a container is a copy of, if it is one.

@@ -158,7 +158,7 @@ async fn start(
 
     let mut machine = machine::prepare(&container, settings, timing)?;
     // Before the machine is there: what is on the disk may change under it.
-    let recipe = machine.hypervisor.recipe(&machine.sandbox.vm).ok();
+    let recipe = machine::recipe(&machine).ok();
     machine.sandbox.snapshot = machine::snapshot(&container, settings, recipe.as_ref())?;
     let network = network::attach(&container, settings, timing)?;
     machine.sandbox.network = network.attachment.clone();

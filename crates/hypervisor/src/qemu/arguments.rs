@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use caisson_protocol::TEMPLATE_PARAMETER;
+use caisson_protocol::{NEW_DISK_PARAMETER, TEMPLATE_PARAMETER};
 use serde_json::{Value, json};
 
 use super::Accelerator;
@@ -18,7 +18,9 @@ pub(super) struct Inherited {
     pub(super) monitor: i32,
     /// How the machine begins.
     pub(super) begin: Begin,
-    /// Its devices; a machine that becomes a template has none.
+    /// What is in its disks, in the order of the configuration.
+    pub(super) disks: Vec<Medium>,
+    /// Its other devices; a machine that becomes a template has none.
     pub(super) devices: Option<Devices>,
 }
 
@@ -47,6 +49,19 @@ pub(super) struct BootFiles {
     pub(super) initramfs: i32,
 }
 
+/// What is in a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Medium {
+    /// An opened file.
+    File(i32),
+    /// Zeros, in the place of what a fork has.
+    Nothing,
+}
+
+/// Bytes of a disk of a template that has nothing in it. A fork's guest takes its disk to
+/// be as large, and is told of an error where it reads what is not there.
+const NOTHING: u64 = 1 << 44;
+
 /// Descriptors of devices.
 #[derive(Debug)]
 pub(super) struct Devices {
@@ -54,8 +69,6 @@ pub(super) struct Devices {
     pub(super) vsock: i32,
     /// vhost-user connection of the file system device.
     pub(super) share: Option<i32>,
-    /// Opened disks, in the order of the configuration.
-    pub(super) disks: Vec<i32>,
     /// Network interfaces, in the order of the configuration.
     pub(super) networks: Vec<i32>,
     /// Interfaces that the state has: those without a network lead nowhere.
@@ -114,6 +127,9 @@ pub(super) fn arguments(
             if inherited.devices.is_none() {
                 line.push(' ');
                 line.push_str(TEMPLATE_PARAMETER);
+                if let Some(disk) = config.new_disk() {
+                    line.push_str(&format!(" {NEW_DISK_PARAMETER}={}", disk.serial));
+                }
             }
             list.option("-kernel", format!("/proc/self/fd/{}", files.kernel));
             list.option("-initrd", format!("/proc/self/fd/{}", files.initramfs));
@@ -137,6 +153,7 @@ pub(super) fn arguments(
         format!("socket,id=monitor,fd={}", inherited.monitor),
     );
     list.option("-mon", "chardev=monitor,mode=control");
+    add_disks(&mut list, config, &inherited.disks);
     if let Some(devices) = &inherited.devices {
         add_devices(&mut list, config, devices, inherited.begin);
     }
@@ -162,14 +179,6 @@ fn add_devices(list: &mut List, config: &VmConfig, devices: &Devices, begin: Beg
             list.option("-device", device.to_string());
         }
     }
-    let disks = config.disks.iter().zip(&devices.disks).zip(slot::disks());
-    for (index, ((disk, fd), slot)) in disks.enumerate() {
-        list.option("-add-fd", format!("fd={fd},set={index}"));
-        let node = disk_node(index, "file", disk.read_only);
-        list.option("-blockdev", node.to_string());
-        let device = disk_device(index, &disk.serial, slot);
-        list.option("-device", device.to_string());
-    }
     add_networks(list, config, &devices.networks);
     for slot in slot::networks()
         .take(devices.expected_networks)
@@ -177,6 +186,29 @@ fn add_devices(list: &mut List, config: &VmConfig, devices: &Devices, begin: Beg
     {
         let idle = json!({ "driver": NETWORK, "guest_announce": false, "bus": slot.bus() });
         list.option("-device", idle.to_string());
+    }
+}
+
+/// A template that has disks has them where its forks have theirs.
+fn add_disks(list: &mut List, config: &VmConfig, media: &[Medium]) {
+    let disks = config.disks.iter().zip(media).zip(slot::disks());
+    for (index, ((disk, medium), slot)) in disks.enumerate() {
+        let file = match medium {
+            Medium::File(fd) => {
+                list.option("-add-fd", format!("fd={fd},set={index}"));
+                disk_file(index, "file", disk.read_only)
+            }
+            Medium::Nothing => json!({
+                "driver": "null-co",
+                "size": NOTHING,
+                "read-zeroes": true,
+                "read-only": disk.read_only,
+            }),
+        };
+        let node = disk_node(index, file, disk.read_only);
+        list.option("-blockdev", node.to_string());
+        let device = disk_device(index, &disk.serial, slot);
+        list.option("-device", device.to_string());
     }
 }
 
@@ -190,22 +222,27 @@ pub(super) fn disk_device_name(number: usize) -> String {
     format!("disk{number}-device")
 }
 
-/// What is behind a disk: the descriptor set of its number, read by a driver of QEMU's.
-pub(super) fn disk_node(number: usize, driver: &str, read_only: bool) -> Value {
+/// What is behind a disk, of which `file` has the bytes.
+pub(super) fn disk_node(number: usize, file: Value, read_only: bool) -> Value {
     json!({
         "driver": "raw",
         "node-name": disk_name(number),
         "read-only": read_only,
         "discard": "unmap",
         "detect-zeroes": "off",
-        "file": {
-            "driver": driver,
-            "filename": format!("/dev/fdset/{number}"),
-            "read-only": read_only,
-            "discard": "unmap",
-            // Containers of one image share its disk, read-only.
-            "locking": "off",
-        },
+        "file": file,
+    })
+}
+
+/// The descriptor set of a disk's number, read by a driver of QEMU's.
+pub(super) fn disk_file(number: usize, driver: &str, read_only: bool) -> Value {
+    json!({
+        "driver": driver,
+        "filename": format!("/dev/fdset/{number}"),
+        "read-only": read_only,
+        "discard": "unmap",
+        // Containers of one image share its disk, read-only.
+        "locking": "off",
     })
 }
 
@@ -388,6 +425,7 @@ mod tests {
                 path: "/x,y\"z".into(),
                 serial: "image".to_owned(),
                 read_only: true,
+                new: None,
             }],
             share: Some(Share {
                 tag: "caisson".to_owned(),
@@ -413,10 +451,10 @@ mod tests {
             console: 3,
             monitor: 4,
             begin,
+            disks: vec![Medium::File(7)],
             devices: Some(Devices {
                 vsock: 5,
                 share: Some(6),
-                disks: vec![7],
                 networks: Vec::new(),
                 expected_networks: 0,
             }),
@@ -469,6 +507,7 @@ mod tests {
     #[test]
     fn a_template_has_every_slot_and_no_device() {
         let template = Inherited {
+            disks: Vec::new(),
             devices: None,
             ..inherited(Begin::Template {
                 files: FILES,
@@ -482,6 +521,37 @@ mod tests {
         assert!(line.ends_with(" caisson.template"));
         let memory = &values(&arguments, "-object")[0];
         assert!(memory.contains("/proc/self/fd/10,share=on"), "{memory}");
+    }
+
+    #[test]
+    fn a_template_may_have_disks_in_which_nothing_of_a_workload_is() {
+        let mut config = config();
+        config.disks.push(Disk {
+            path: "/scratch".into(),
+            serial: "scratch".to_owned(),
+            read_only: false,
+            new: Some("/empty".into()),
+        });
+        let template = Inherited {
+            disks: vec![Medium::Nothing, Medium::File(7)],
+            devices: None,
+            ..inherited(Begin::Template {
+                files: FILES,
+                memory: 10,
+            })
+        };
+        let arguments = arguments(&config, Accelerator::Tcg, 2_000_000, &template);
+        let devices = values(&arguments, "-device");
+        let expected = [
+            "virtio-blk-device,drive=disk0,serial=image,bus=virtio-mmio-bus.5",
+            "virtio-blk-device,drive=disk1,serial=scratch,bus=virtio-mmio-bus.4",
+        ];
+        assert_eq!(devices, expected);
+        let nodes = values(&arguments, "-blockdev");
+        assert!(nodes[0].contains("null-co"), "{nodes:?}");
+        assert_eq!(values(&arguments, "-add-fd"), ["fd=7,set=1"]);
+        let line = &values(&arguments, "-append")[0];
+        assert!(line.ends_with(" caisson.template caisson.new_disk=scratch"));
     }
 
     #[test]
@@ -523,7 +593,7 @@ mod tests {
             .iter()
             .map(|device| device.rsplit('=').next().unwrap_or_default())
             .collect();
-        assert_eq!(buses, ["virtio-mmio-bus.3", "virtio-mmio-bus.5"]);
+        assert_eq!(buses, ["virtio-mmio-bus.5", "virtio-mmio-bus.3"]);
         assert_eq!(values(&arguments, "-global"), [""; 0]);
         let later = vhost_user_devices(&config());
         let buses: Vec<_> = later.iter().map(|(slot, _)| slot.bus()).collect();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::arguments::{approve, disk_device, disk_device_name, disk_name, disk_node};
+use super::arguments::{approve, disk_device, disk_device_name, disk_file, disk_name, disk_node};
 use super::monitor::Monitor;
 use super::slot::Slot;
 use crate::OpenDisk;
@@ -21,7 +21,8 @@ pub(super) async fn plug(monitor: &mut Monitor, disk: &OpenDisk, slot: Slot) -> 
     let number = number(slot)?;
     let set = json!({ "fdset-id": number });
     monitor.pass("add-fd", set, disk.file.as_fd()).await?;
-    let node = disk_node(number, driver(&disk.file)?, disk.read_only);
+    let file = disk_file(number, driver(&disk.file)?, disk.read_only);
+    let node = disk_node(number, file, disk.read_only);
     monitor.execute("blockdev-add", node).await?;
     monitor.execute("qom-set", approve(slot)).await?;
     let device = disk_device(number, &disk.serial, slot);

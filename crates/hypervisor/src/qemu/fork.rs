@@ -11,11 +11,12 @@ use tokio::io::AsyncWriteExt;
 use super::arguments::{Begin, approve, vhost_user_devices};
 use super::freeze;
 use super::machine::{Machine, Parts};
+use super::medium;
 use super::monitor::Monitor;
 use super::slot::{self, Slot};
 use super::snapshot::{Devices, Forked};
 use super::{Qemu, file, open};
-use crate::template::{MEMORY, STATE, Template, copy_written};
+use crate::template::{DISK, MEMORY, STATE, Template, copy_written};
 use crate::{Error, Result, VmConfig};
 
 /// The memory that a fork begins with.
@@ -36,6 +37,8 @@ pub(super) async fn fork(qemu: &Qemu, template: &Template, config: &VmConfig) ->
     if let Some(known) = &known {
         known.check(config)?;
     }
+    let mounted = config.new_disk().map(|_| template.directory.join(DISK));
+    medium::make_new(config, mounted.as_deref())?;
     let memory = memory(&template.directory.join(MEMORY), private)?;
     let state_path = template.directory.join(STATE);
     let state = open(&state_path, true)?;

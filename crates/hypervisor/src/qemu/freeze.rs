@@ -1,4 +1,4 @@
-//! Making a template: a machine without devices boots, its agent waits, and its
+//! Making a template: a machine with at most disks boots, its agent waits, and its
 //! memory and state stay in two files.
 
 use std::fs::File;
@@ -10,16 +10,16 @@ use caisson_protocol::TEMPLATE_READY;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::arguments::{self, Begin, BootFiles, Inherited};
+use super::arguments::{self, Begin, BootFiles, Inherited, Medium};
 use super::console::Console;
 use super::monitor::Monitor;
-use super::{Accelerator, Qemu, boot_files, file, jail, pair};
+use super::{Accelerator, Qemu, boot_files, file, jail, medium, pair};
 use crate::process::{Descriptors, Process};
 use crate::template::{FileIdentity, MEMORY, Recipe, STATE};
 use crate::{Error, Result, VmConfig};
 
 /// Changes whenever a template is made or used in another way.
-const RECIPE: u32 = 2;
+const RECIPE: u32 = 3;
 
 /// Most bytes that a guest may say before it is ready.
 const CONSOLE_LIMIT: usize = 1 << 20;
@@ -36,6 +36,7 @@ pub(super) fn recipe(qemu: &Qemu, config: &VmConfig) -> Result<Recipe> {
     // The frequency is measured anew with each boot of the host. A difference of less
     // than a thousandth is noise.
     let tsc_khz = qemu.tsc_khz / 1000 * 1000;
+    let model = model(config);
     let inherited = Inherited {
         console: 0,
         monitor: 0,
@@ -46,9 +47,10 @@ pub(super) fn recipe(qemu: &Qemu, config: &VmConfig) -> Result<Recipe> {
             },
             memory: 0,
         },
+        disks: vec![Medium::Nothing; model.disks.len()],
         devices: None,
     };
-    let arguments = arguments::arguments(&model(config), qemu.accelerator, tsc_khz, &inherited);
+    let arguments = arguments::arguments(&model, qemu.accelerator, tsc_khz, &inherited);
     let arguments: Vec<_> = arguments
         .iter()
         .map(|argument| argument.to_string_lossy())
@@ -60,21 +62,29 @@ pub(super) fn recipe(qemu: &Qemu, config: &VmConfig) -> Result<Recipe> {
     if qemu.accelerator == Accelerator::Kvm {
         recipe.add("processor", &qemu.processor);
     }
-    for (name, path) in [
+    let files = [
         ("program", &qemu.program),
         ("kernel", &config.kernel),
         ("initramfs", &config.initramfs),
-    ] {
+    ];
+    let new_disk = model.new_disk().and_then(|disk| disk.new.as_ref());
+    let new_disk = new_disk.map(|empty| ("new disk", empty));
+    for (name, path) in files.into_iter().chain(new_disk) {
         recipe.add(name, FileIdentity::of(path).map_err(file(path))?);
     }
     Ok(recipe)
 }
 
-/// The machine that becomes a template: whatever is one sandbox's own is left out.
+/// The machine that becomes a template: whatever is one sandbox's own is left out. Of
+/// its disks, it has the places and a new file system.
 fn model(config: &VmConfig) -> VmConfig {
+    let disks = match config.new_disk() {
+        Some(_) => config.disks.clone(),
+        None => Vec::new(),
+    };
     VmConfig {
         name: "template".to_owned(),
-        disks: Vec::new(),
+        disks,
         share: None,
         interfaces: Vec::new(),
         network_namespace: None,
@@ -103,6 +113,7 @@ pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> 
     let (mut console, qemu_console) = pair()?;
     let (monitor, qemu_monitor) = pair()?;
     let mut descriptors = Descriptors::default();
+    let (disks, disk) = medium::template(&config, directory, &mut descriptors)?;
     let inherited = Inherited {
         console: descriptors.add(qemu_console),
         monitor: descriptors.add(qemu_monitor),
@@ -114,6 +125,7 @@ pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> 
                     .map_err(Error::host("cannot pass the memory on"))?,
             ),
         },
+        disks,
         devices: None,
     };
     let arguments = arguments::arguments(&config, qemu.accelerator, qemu.tsc_khz, &inherited);
@@ -128,7 +140,8 @@ pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> 
         return Err(failed(process, "freezing a template", error).await);
     }
     process.kill().await;
-    let synchronise = move || memory.sync_all().and_then(|()| state.sync_all());
+    let files = [Some(memory), Some(state), disk];
+    let synchronise = move || files.iter().flatten().try_for_each(File::sync_all);
     tokio::task::spawn_blocking(synchronise)
         .await
         .map_err(io::Error::other)

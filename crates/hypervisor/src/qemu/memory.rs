@@ -8,9 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
-use rustix::io::Errno;
-
-use crate::template::copy_written;
+use crate::template::copy_file;
 
 const PAGE: u64 = 4096;
 
@@ -44,15 +42,7 @@ pub(super) fn copy(pid: u32, from: &File, to: &File) -> io::Result<()> {
             "{mapped} bytes of the guest's {size} are mapped"
         )));
     }
-    match rustix::fs::ioctl_ficlone(to, from) {
-        Ok(()) => {}
-        // The file system cannot share blocks, or they are in different ones.
-        Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::NOTTY | Errno::NOSYS) => {
-            to.set_len(size)?;
-            copy_written(from, to)?;
-        }
-        Err(errno) => return Err(errno.into()),
-    }
+    copy_file(from, to)?;
     let map = File::open(format!("/proc/{pid}/pagemap"))?;
     let memory = File::open(format!("/proc/{pid}/mem"))?;
     for part in &mappings {

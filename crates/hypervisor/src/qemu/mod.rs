@@ -8,6 +8,7 @@ mod fork;
 mod freeze;
 mod jail;
 mod machine;
+mod medium;
 mod memory;
 mod monitor;
 mod slot;
@@ -72,6 +73,7 @@ impl Hypervisor for Qemu {
 
     async fn boot(&self, config: &VmConfig) -> Result<Box<dyn RunningVm>> {
         self.check(config)?;
+        medium::make_new(config, None)?;
         let parts = self.start(config, self.devices(config, false)?, 0, |descriptors| {
             Ok(Begin::Boot(boot_files(config, descriptors)?))
         })?;
@@ -160,10 +162,10 @@ impl Qemu {
             console: descriptors.add(qemu_console),
             monitor: descriptors.add(qemu_monitor),
             begin: begin(&mut descriptors)?,
+            disks: medium::all(config, &mut descriptors)?,
             devices: Some(arguments::Devices {
                 vsock: descriptors.add(devices.vsock.connection),
                 share: share_connection.map(|connection| descriptors.add(connection)),
-                disks: disks(config, &mut descriptors)?,
                 networks: networks(config, &mut descriptors)?,
                 expected_networks,
             }),
@@ -197,15 +199,6 @@ fn boot_files(config: &VmConfig, descriptors: &mut Descriptors) -> Result<BootFi
         kernel: descriptors.add(jail::open_for_all(&config.kernel)?),
         initramfs: descriptors.add(jail::open_for_all(&config.initramfs)?),
     })
-}
-
-fn disks(config: &VmConfig, descriptors: &mut Descriptors) -> Result<Vec<i32>> {
-    let open = |disk: &crate::Disk| open(&disk.path, disk.read_only);
-    config
-        .disks
-        .iter()
-        .map(|disk| open(disk).map(|file| descriptors.add(file)))
-        .collect()
 }
 
 fn networks(config: &VmConfig, descriptors: &mut Descriptors) -> Result<Vec<i32>> {

@@ -141,13 +141,18 @@ pub(super) fn kernel_parameters() -> String {
     line
 }
 
-/// What wakes a fork: the numbers of its devices among [`all`].
+/// What wakes a fork: the numbers of those of its devices among [`all`] that its template
+/// has not.
 pub(super) fn wake_up(config: &VmConfig) -> String {
+    let new_disks = match config.new_disk() {
+        Some(_) => 0,
+        None => config.disks.len(),
+    };
     numbers(|slot| match slot {
         VSOCK => true,
         SHARE => config.share.is_some(),
         other => disks()
-            .take(config.disks.len())
+            .take(new_disks)
             .chain(networks().take(config.interfaces.len()))
             .any(|taken| taken == other),
     })
@@ -188,6 +193,7 @@ pub(super) mod tests {
             path: "/d".into(),
             serial: "d".to_owned(),
             read_only: true,
+            new: None,
         };
         VmConfig {
             name: String::new(),
@@ -217,6 +223,17 @@ pub(super) mod tests {
         let most = wake_up(&config(5, true));
         assert_eq!(most, "0 1 2 3 4 5 6\n");
         assert!(most.len() <= WAKE_UP_LIMIT);
+    }
+
+    #[test]
+    fn disks_of_the_template_are_not_named() {
+        let mut config = config(2, false);
+        config.disks[1].read_only = false;
+        assert_eq!(wake_up(&config), "0 2 3\n");
+        config.disks[1].new = Some("/empty".into());
+        assert_eq!(wake_up(&config), "0\n");
+        config.disks[0].read_only = false;
+        assert_eq!(wake_up(&config), "0 2 3\n", "not all are new");
     }
 
     #[test]

@@ -10,6 +10,20 @@ use rustix::io::Errno;
 /// Bytes copied at once: they stay in the CPU's cache.
 const PIECE: usize = 256 << 10;
 
+/// Makes an empty file a copy of another. Where the file system can, both share their
+/// blocks until one is written.
+pub(crate) fn copy_file(source: &File, target: &File) -> io::Result<()> {
+    match rustix::fs::ioctl_ficlone(target, source) {
+        Ok(()) => Ok(()),
+        // The file system cannot, or they are in different ones.
+        Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::NOTTY | Errno::NOSYS) => {
+            target.set_len(source.metadata()?.len())?;
+            copy_written(source, target)
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 /// Copies every byte of `source` that was ever written to the same place in `target`,
 /// which has the size of `source` and holds zeros.
 pub(crate) fn copy_written(source: &File, target: &File) -> io::Result<()> {

@@ -3,13 +3,13 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use super::recipe::{FileIdentity, Recipe, hexadecimal};
-use super::{MEMORY, STATE};
+use super::{DISK, MEMORY, STATE};
 
 /// Name of the file that holds it: a template without one is not complete.
 const FILE: &str = "template.json";
@@ -29,6 +29,9 @@ pub struct Description {
     /// Identity of the memory's file, which is too much to be read at each start. Whoever
     /// writes to it changes the time of its last change, and cannot change it back.
     memory: String,
+    /// Identity of the disk's file, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mounted_disk: Option<String>,
     /// SHA-256 of the state.
     state_sha256: String,
 }
@@ -38,6 +41,9 @@ impl Description {
     pub(super) fn of(directory: &Path, recipe: &Recipe) -> io::Result<Self> {
         let memory = directory.join(MEMORY);
         let state = directory.join(STATE);
+        let disk = directory.join(DISK);
+        let files = [&memory, &state, &disk];
+        let disk_blocks = |path: &&PathBuf| path.metadata().map_or(0, |file| file.blocks());
         Ok(Self {
             key: recipe.key(),
             recipe: recipe.clone(),
@@ -45,8 +51,9 @@ impl Description {
                 .duration_since(UNIX_EPOCH)
                 .unwrap_or_default()
                 .as_secs(),
-            disk: (memory.metadata()?.blocks() + state.metadata()?.blocks()) * 512,
+            disk: files.iter().map(disk_blocks).sum::<u64>() * 512,
             memory: FileIdentity::of(&memory)?.to_string(),
+            mounted_disk: identity(&disk)?,
             state_sha256: hexadecimal(&fs::read(state)?),
         })
     }
@@ -78,11 +85,16 @@ impl Description {
         };
         let memory = FileIdentity::of(&directory.join(MEMORY)).map_err(failed(MEMORY))?;
         let state = fs::read(directory.join(STATE)).map_err(failed(STATE))?;
+        let disk = identity(&directory.join(DISK)).map_err(failed(DISK))?;
         let wrong = [
             (self.key != key, "it is of another recipe"),
             (
                 memory.to_string() != self.memory,
                 "the memory is not what was written",
+            ),
+            (
+                disk != self.mounted_disk,
+                "the disk is not what was written",
             ),
             (
                 hexadecimal(&state) != self.state_sha256,
@@ -93,5 +105,14 @@ impl Description {
             Some((_, what)) => Err((*what).to_owned()),
             None => Ok(()),
         }
+    }
+}
+
+/// Identity of a file, if it is there.
+fn identity(path: &Path) -> io::Result<Option<String>> {
+    match FileIdentity::of(path) {
+        Ok(identity) => Ok(Some(identity.to_string())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }

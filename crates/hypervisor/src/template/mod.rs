@@ -8,7 +8,7 @@ mod description;
 mod recipe;
 mod store;
 
-pub(crate) use copy::copy_written;
+pub(crate) use copy::{copy_file, copy_written};
 pub use description::Description;
 pub use recipe::{FileIdentity, Kind, Recipe};
 pub use store::TemplateStore;
@@ -21,6 +21,9 @@ pub(crate) const MEMORY: &str = "memory";
 
 /// Name of the file with the state of CPUs and devices.
 pub(crate) const STATE: &str = "state";
+
+/// Name of the file with the disk that the guest has mounted, if it has.
+pub(crate) const DISK: &str = "disk";
 
 /// Smallest memory of a machine that is forked.
 const LEAST_MEMORY: u64 = 256 << 20;

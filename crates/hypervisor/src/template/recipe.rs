@@ -34,6 +34,9 @@ pub struct Kind {
     pub kernel: PathBuf,
     /// Its initramfs.
     pub initramfs: PathBuf,
+    /// Whether its disks are in it.
+    #[serde(default)]
+    pub disks: bool,
     /// Parameters that the kernel was given besides those of the driver.
     pub kernel_parameters: Vec<String>,
 }
@@ -48,6 +51,7 @@ impl Recipe {
                 memory: config.memory,
                 kernel: config.kernel.clone(),
                 initramfs: config.initramfs.clone(),
+                disks: config.new_disk().is_some(),
                 kernel_parameters: config.kernel_parameters.clone(),
             },
             inputs: BTreeMap::new(),
