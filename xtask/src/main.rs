@@ -19,6 +19,7 @@ mod matrix;
 mod packages;
 mod progress;
 mod step;
+mod testbed;
 
 use std::process::ExitCode;
 
@@ -38,11 +39,14 @@ usage: xtask <task>
   build      all of these and the programs in target/release, side by side
   demo       setup, build, and show a container beside its host
   test       setup, build, and everything that must hold before a change lands
-  bench      setup, build, and measure the start of a container";
+  bench      setup, build, and measure the start of a container
+  testbed [--deadline=SECONDS] [COMMAND...]
+             run a command, or a shell, in an emulated machine that has a KVM
+  kvm        run the tests that need a KVM there";
 
 fn main() -> ExitCode {
     match dispatch() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status.into(),
         Err(error) => {
             eprintln!("xtask: {error:#}");
             ExitCode::FAILURE
@@ -50,9 +54,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn dispatch() -> Result<()> {
+/// Does the task, and gives our exit status.
+fn dispatch() -> Result<u8> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    if let ["testbed", command @ ..] = &arguments[..] {
+        return testbed::run(command);
+    }
+    match arguments[..] {
         ["setup"] => {
             packages::install()?;
             check::install_tools()
@@ -68,6 +77,8 @@ fn dispatch() -> Result<()> {
         ["demo"] => demo::demo(),
         ["test"] => check::test(),
         ["bench"] => demo::bench(),
+        ["kvm"] => testbed::test(),
         _ => bail!("{USAGE}"),
     }
+    .map(|()| 0)
 }
