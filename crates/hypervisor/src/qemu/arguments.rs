@@ -98,7 +98,9 @@ pub(super) fn arguments(
     match accelerator {
         Accelerator::Kvm => {
             list.option("-accel", "kvm");
-            list.option("-cpu", "host");
+            // A guest that runs guests of its own would reach a large part of the host's
+            // KVM that it has no use for.
+            list.option("-cpu", "host,-vmx,-svm");
         }
         Accelerator::Tcg => {
             list.option("-accel", "tcg,thread=multi");
@@ -502,6 +504,13 @@ mod tests {
         assert!(tcg.ends_with(" one=1"));
         let kvm = kernel_command_line(&config(), Accelerator::Kvm, 2_000_000);
         assert!(!kvm.contains("khz"));
+    }
+
+    #[test]
+    fn guests_on_kvm_run_no_guests() {
+        let begin = Begin::Boot(FILES);
+        let arguments = arguments(&config(), Accelerator::Kvm, 0, &inherited(begin));
+        assert_eq!(values(&arguments, "-cpu"), ["host,-vmx,-svm"]);
     }
 
     #[test]
