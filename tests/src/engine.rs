@@ -110,6 +110,20 @@ impl Containerd {
         Self::with(release, Purpose::Tasks, |_| rest.to_owned())
     }
 
+    /// Starts one that can keep snapshots in files with a file system each: `--snapshotter
+    /// blockfile` (1.7 and later).
+    ///
+    /// # Panics
+    /// If what `make setup` and `make build` make is missing.
+    pub fn with_blockfile(release: Release) -> Self {
+        Self::with(release, Purpose::Tasks, |folder| {
+            format!(
+                "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n{}",
+                blockfile(folder)
+            )
+        })
+    }
+
     /// Starts one with the CRI plugin, whose runtime is ours, in a network namespace of its
     /// own: what CNI plugins make is in there and ends with it.
     ///
@@ -222,6 +236,13 @@ impl Containerd {
         self.ready();
     }
 
+    /// The files in which its blockfile snapshotter keeps active snapshots and others.
+    pub fn snapshot_files(&self) -> Vec<PathBuf> {
+        let folder = self.scratch.path().join("blockfile/snapshots");
+        let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        files.map(|file| file.path()).collect()
+    }
+
     /// Its socket.
     pub fn socket(&self) -> PathBuf {
         self.scratch.path().join("c.sock")
@@ -303,6 +324,21 @@ impl Containerd {
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.scratch.path().join("log")).expect("a log")
     }
+}
+
+/// Configuration of the blockfile snapshotter. Its files begin as copies of an empty file
+/// system.
+fn blockfile(folder: &Path) -> String {
+    let empty = folder.join("empty.ext4");
+    let file = File::create(&empty).expect("a file");
+    file.set_len(32 << 20).expect("a sparse file");
+    let made = Command::new("mkfs.ext4").arg("-q").arg(&empty).status();
+    assert!(made.is_ok_and(|status| status.success()), "e2fsprogs");
+    format!(
+        "[plugins.\"io.containerd.snapshotter.v1.blockfile\"]\nroot_path = {:?}\n\
+         scratch_file = {empty:?}\nfs_type = \"ext4\"\nmount_options = [\"loop\"]\n",
+        folder.join("blockfile"),
+    )
 }
 
 impl Drop for Containerd {

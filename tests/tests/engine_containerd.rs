@@ -113,6 +113,12 @@ fn exec_kill_pause_and_figures(release: Release) {
         "{missing:?}"
     );
     engine.shows("exec and its streams");
+    for number in 0..20 {
+        let word = number.to_string();
+        let again = exec("again", &["echo", &word], b"");
+        assert_eq!(text(&again.stdout), format!("{word}\n"), "{again:?}");
+    }
+    engine.shows("exec, the same id again at once");
 
     engine.ok(&["task", "pause", "job"]);
     assert_eq!(engine.status("job").as_deref(), Some("PAUSED"));
@@ -284,6 +290,33 @@ fn the_host_counts_the_machine(release: Release) {
         engine.cgroups().is_empty()
     });
     engine.shows("the cgroup of the host that was named");
+
+    let slice = engine.slice_name();
+    let named = format!("{slice}:cri-containerd:one");
+    let started = engine.container(
+        &["-d", "--cgroup", &named],
+        "sliced",
+        &["sleep", "1000"],
+        b"",
+    );
+    assert!(started.status.success(), "{started:?}");
+    let found = engine.cgroups();
+    assert!(!found.is_empty(), "there is a cgroup");
+    let machine = engine.processes(&["qemu-system"])[0].to_string();
+    for folder in found {
+        let list = folder.join("cri-containerd-one.scope/cgroup.procs");
+        let processes = std::fs::read_to_string(list).expect("a list");
+        assert!(
+            processes.lines().any(|pid| pid == machine),
+            "{folder:?}: {processes}"
+        );
+    }
+    engine.run(&["task", "rm", "-f", "sliced"], b"");
+    engine.ok(&["container", "rm", "sliced"]);
+    eventually("the cgroups go with the container", || {
+        engine.cgroups().is_empty()
+    });
+    engine.shows("the cgroup of the host that was named as systemd names it");
 }
 
 fn the_engine_restarts(release: Release) {

@@ -18,6 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Between two looks whether they are.
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// How often a cgroup is entered again whose folder has gone meanwhile.
+const TRIES: u32 = 10;
+
 /// Hierarchies that are left alone: new cgroups of cpuset admit nobody until they are
 /// given CPUs, and systemd's are its own.
 const NOT_ENTERED: [&str; 2] = ["cpuset", "name=systemd"];
@@ -64,14 +67,31 @@ impl Placement {
         placement
     }
 
+    /// Another sandbox that leaves may take a folder away that the two have in common.
     fn join(&mut self, folder: &Path) -> io::Result<()> {
+        let mut tries = 0;
+        loop {
+            match self.try_to_join(folder) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && tries < TRIES => {
+                    tries += 1;
+                }
+                joined => return joined,
+            }
+        }
+    }
+
+    fn try_to_join(&mut self, folder: &Path) -> io::Result<()> {
         let missing: Vec<_> = folder
             .ancestors()
             .take_while(|folder| !folder.exists())
             .collect();
         for folder in missing.into_iter().rev() {
-            fs::create_dir(folder)?;
-            self.made.push(folder.to_owned());
+            match fs::create_dir(folder) {
+                Ok(()) => self.made.push(folder.to_owned()),
+                // Another sandbox was faster.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
         }
         fs::write(folder.join("cgroup.procs"), std::process::id().to_string())
     }
@@ -113,21 +133,14 @@ fn remove(made: &[PathBuf]) {
 }
 
 /// A path below the root of a hierarchy. systemd's form is `slice:prefix:name`, which
-/// means `.../slice/prefix-name.scope`, each dash of the slice's name being a step.
+/// means `.../slice/prefix-name.scope`, each dash of the slice's name being a step. What
+/// has other words before the first colon is a path.
 fn relative(path: &Path) -> Option<PathBuf> {
     let text = path.to_str()?;
     let path = match text.split(':').collect::<Vec<_>>()[..] {
-        [slice, prefix, name] => {
-            let slice = if slice.is_empty() {
-                "system.slice"
-            } else {
-                slice
-            };
-            slice_path(slice)?.join(if prefix.is_empty() {
-                format!("{name}.scope")
-            } else {
-                format!("{prefix}-{name}.scope")
-            })
+        ["", prefix, name] => slice_path("system.slice")?.join(unit(prefix, name)?),
+        [slice, prefix, name] if slice.ends_with(".slice") => {
+            slice_path(slice)?.join(unit(prefix, name)?)
         }
         _ => PathBuf::from(text.trim_start_matches('/')),
     };
@@ -137,9 +150,28 @@ fn relative(path: &Path) -> Option<PathBuf> {
     (plain && path.components().next().is_some()).then_some(path)
 }
 
-/// `a-b.slice` is `a.slice/a-b.slice` (systemd.slice(5)).
+/// What systemd would call the sandbox: a scope, or the slice that it is said to be.
+fn unit(prefix: &str, name: &str) -> Option<String> {
+    let unit = if name.ends_with(".slice") {
+        name.to_owned()
+    } else if prefix.is_empty() {
+        format!("{name}.scope")
+    } else {
+        format!("{prefix}-{name}.scope")
+    };
+    (!unit.contains('/')).then_some(unit)
+}
+
+/// `a-b.slice` is `a.slice/a-b.slice`, and `-.slice` the root (systemd.slice(5)). There are
+/// no slices between two dashes.
 fn slice_path(slice: &str) -> Option<PathBuf> {
     let name = slice.strip_suffix(".slice")?;
+    if name == "-" {
+        return Some(PathBuf::new());
+    }
+    if name.split('-').any(str::is_empty) {
+        return None;
+    }
     let ends = name
         .match_indices('-')
         .map(|(end, _)| end)
@@ -218,6 +250,16 @@ mod tests {
                     "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/cri-containerd-a.scope",
                 ),
             ),
+            (":docker:1", Some("system.slice/docker-1.scope")),
+            ("-.slice:docker:1", Some("docker-1.scope")),
+            ("system.slice::1", Some("system.slice/1.scope")),
+            ("a.slice:docker:b.slice", Some("a.slice/b.slice")),
+            ("/default/a:b:c", Some("default/a:b:c")),
+            ("x:y", Some("x:y")),
+            ("-a.slice:docker:1", None),
+            ("a--b.slice:docker:1", None),
+            ("../a.slice:docker:1", None),
+            ("a.slice:docker:../1", None),
             ("/../x", None),
             ("/", None),
         ] {
@@ -227,6 +269,37 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn the_one_hierarchy_of_version_2_is_found() {
+        let mounts = "30 20 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n\
+            31 20 0:26 /below /mnt rw - cgroup2 cgroup2 rw\n\
+            32 20 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        let expected = Hierarchy {
+            mount: "/sys/fs/cgroup".into(),
+            own: "/sys/fs/cgroup/system.slice/containerd.service".into(),
+        };
+        assert_eq!(
+            parse(mounts, "0::/system.slice/containerd.service\n"),
+            [expected]
+        );
+    }
+
+    #[test]
+    fn a_sandbox_enters_and_leaves_what_it_has_made() {
+        let root = tempfile::tempdir().expect("a folder");
+        let folder = root.path().join("a.slice/docker-1.scope");
+        let mut placement = Placement::default();
+        // A kernel would make the file.
+        std::fs::create_dir(root.path().join("a.slice")).expect("a folder");
+        placement.join(&folder).expect("joined");
+        let joined = std::fs::read_to_string(folder.join("cgroup.procs")).expect("written");
+        assert_eq!(joined, std::process::id().to_string());
+        assert_eq!(placement.made, std::slice::from_ref(&folder));
+        std::fs::remove_file(folder.join("cgroup.procs")).expect("removed");
+        placement.leave();
+        assert!(!folder.exists() && root.path().join("a.slice").exists());
     }
 
     #[test]

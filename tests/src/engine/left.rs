@@ -64,6 +64,17 @@ impl Containerd {
             .collect()
     }
 
+    /// Unmounts what the erofs snapshotter has mounted: containerd keeps layers mounted for
+    /// as long as they are there.
+    pub fn forget_layers(&self) {
+        for mount in self.mounts() {
+            if mount.contains("io.containerd.snapshotter.v1.erofs") {
+                rustix::mount::unmount(&*mount, rustix::mount::UnmountFlags::empty())
+                    .expect("nobody uses the layer");
+            }
+        }
+    }
+
     /// Cgroups of the host for containers of this engine, whose names the test gives with
     /// its own process id.
     pub fn cgroups(&self) -> Vec<PathBuf> {
@@ -72,7 +83,9 @@ impl Containerd {
             .flatten()
             .flatten();
         hierarchies
-            .map(|hierarchy| hierarchy.path().join(self.cgroup_name()))
+            .flat_map(|hierarchy| {
+                [self.cgroup_name(), self.slice_name()].map(|name| hierarchy.path().join(name))
+            })
             .filter(|path| path.exists())
             .collect()
     }
@@ -81,6 +94,12 @@ impl Containerd {
     pub fn cgroup_name(&self) -> String {
         let folder = self.scratch.path().file_name().unwrap_or_default();
         format!("test-{}", folder.to_string_lossy().trim_start_matches('.'))
+    }
+
+    /// Name of the slice in which its containers are placed by `--cgroup SLICE:PREFIX:NAME`.
+    pub fn slice_name(&self) -> String {
+        // A dash would be a slice in a slice, which others have too.
+        format!("{}.slice", self.cgroup_name().replace('-', "_"))
     }
 }
 
