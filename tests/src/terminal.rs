@@ -16,6 +16,8 @@ pub struct Terminal {
     master: File,
     /// Held open, so that settings can be read after the command has ended.
     line: OwnedFd,
+    /// Read before the command was started, which changes them when it likes.
+    before: Termios,
     seen: Arc<Mutex<Vec<u8>>>,
     child: Option<Child>,
 }
@@ -55,6 +57,7 @@ impl Terminal {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let mut terminal = Self {
             master: master.into(),
+            before: rustix::termios::tcgetattr(&line).expect("settings"),
             line,
             seen: seen.clone(),
             child: None,
@@ -108,12 +111,12 @@ impl Terminal {
         });
     }
 
-    /// Waits until the settings differ from `before`: the command has entered raw mode.
+    /// Waits until the settings differ from the first ones: the command has entered raw mode.
     ///
     /// # Panics
     /// If it never does.
-    pub fn expect_raw_mode(&self, before: &Termios) {
-        self.eventually("raw mode", || !alike(&self.settings(), before));
+    pub fn expect_raw_mode(&self) {
+        self.eventually("raw mode", || !self.is_as_before());
     }
 
     fn eventually(&self, what: &str, mut is_true: impl FnMut() -> bool) {
@@ -142,12 +145,13 @@ impl Terminal {
         rustix::termios::tcsetwinsize(&self.master, size).expect("a new size");
     }
 
-    /// The settings of the terminal.
+    /// Whether the terminal is set as it was before the command was started.
     ///
     /// # Panics
-    /// If they cannot be read.
-    pub fn settings(&self) -> Termios {
-        rustix::termios::tcgetattr(&self.line).expect("settings")
+    /// If its settings cannot be read.
+    pub fn is_as_before(&self) -> bool {
+        let settings = rustix::termios::tcgetattr(&self.line).expect("settings");
+        alike(&settings, &self.before)
     }
 
     /// The pid of the command.
@@ -187,7 +191,7 @@ impl Drop for Terminal {
 }
 
 /// Whether two terminals are set alike.
-pub fn alike(one: &Termios, other: &Termios) -> bool {
+fn alike(one: &Termios, other: &Termios) -> bool {
     (
         one.input_modes,
         one.output_modes,

@@ -78,6 +78,8 @@ fn run_and_its_streams(release: Release) {
         "sh",
     ]);
     let mut terminal = Terminal::start(&shell, 33, 99);
+    // Earlier, the keys would be the line discipline's of this terminal.
+    terminal.expect_raw_mode();
     terminal.write("echo $((40+2)) && tty\r");
     terminal.expect("42");
     terminal.expect("/dev/pts/0");

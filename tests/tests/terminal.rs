@@ -1,6 +1,6 @@
 //! `-t`: a container with a terminal.
 
-use caisson_end_to_end::terminal::{Terminal, alike};
+use caisson_end_to_end::terminal::Terminal;
 use caisson_end_to_end::{Caisson, text};
 
 #[test]
@@ -27,19 +27,17 @@ fn the_users_terminal_is_raw_meanwhile_and_restored_afterwards() {
     for ending in ["exit 0\r", "kill -9 $PPID; exit 3\r"] {
         let command = caisson.command(["run", "--rm", "-it", "busybox", "sh"]);
         let mut terminal = Terminal::start(&command, 24, 80);
-        let before = terminal.settings();
-        terminal.expect_raw_mode(&before);
+        terminal.expect_raw_mode();
         terminal.expect("# ");
         terminal.write(ending);
         terminal.end();
-        assert!(alike(&terminal.settings(), &before));
+        assert!(terminal.is_as_before());
     }
     // Also when the container was never started.
     let command = caisson.command(["run", "--rm", "-it", "busybox", "no-such-program"]);
     let mut terminal = Terminal::start(&command, 24, 80);
-    let before = terminal.settings();
     terminal.expect_end(127);
-    assert!(alike(&terminal.settings(), &before));
+    assert!(terminal.is_as_before());
     terminal.expect("no-such-program");
 }
 
@@ -84,8 +82,7 @@ fn the_end_of_input_is_a_key() {
     let caisson = Caisson::new();
     let command = caisson.command(["run", "--rm", "-it", "busybox", "cat"]);
     let mut terminal = Terminal::start(&command, 24, 80);
-    let before = terminal.settings();
-    terminal.expect_raw_mode(&before);
+    terminal.expect_raw_mode();
     terminal.write("one\r");
     // The echo of the guest's terminal, then what `cat` says.
     terminal.expect("one\r\none\r\n");
@@ -99,7 +96,6 @@ fn exec_gives_a_terminal_as_well() {
     caisson.ok(["run", "-d", "--name", "box", "busybox", "sleep", "1000"]);
     let command = caisson.command(["exec", "-it", "-e", "PS1=ready> ", "box", "sh"]);
     let mut terminal = Terminal::start(&command, 30, 90);
-    let before = terminal.settings();
     terminal.expect("ready> ");
     terminal.write("stty size; test -t 0 && test -t 2 && echo three\r");
     terminal.expect("30 90");
@@ -107,7 +103,7 @@ fn exec_gives_a_terminal_as_well() {
     terminal.resize(31, 91);
     terminal.write("until stty size | grep '31 91'; do :; done; exit 4\r");
     terminal.expect_end(4);
-    assert!(alike(&terminal.settings(), &before));
+    assert!(terminal.is_as_before());
 }
 
 #[test]
@@ -145,8 +141,7 @@ fn a_detached_container_with_a_terminal_can_be_attached_to() {
         "sh",
     ]);
     let mut terminal = Terminal::start(&caisson.command(["start", "-ai", "shell"]), 24, 80);
-    let before = terminal.settings();
-    terminal.expect_raw_mode(&before);
+    terminal.expect_raw_mode();
     terminal.write("echo $((6 * 7)); exit 3\r");
     terminal.expect("42");
     terminal.expect_end(3);
