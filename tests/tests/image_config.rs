@@ -103,7 +103,7 @@ fn the_images_stop_signal_stops_it() {
     eventually("it waits", || {
         caisson.ok(["exec", "box", "ps"]).contains("sleep 1000")
     });
-    caisson.ok(["stop", "box"]);
+    caisson.ok(["stop", "--time", "1000", "box"]);
     assert_eq!(caisson.inspect("box")["State"]["ExitCode"], 9);
     assert_eq!(caisson.inspect("box")["Config"]["StopSignal"], "SIGUSR2");
 }
