@@ -114,8 +114,10 @@ fn half_a_cpu_is_half_as_fast() {
             .expect("a number")
     };
     assert!(value("nr_throttled") > 0, "{printed}");
-    // Two seconds at a fifth, with room for the rest of the script and a slow host.
-    assert!(value("usage_usec") < 1_200_000, "{printed}");
+    // A fifth of each period of 100 ms, with room for the last ones, in which a busy host may
+    // have stopped the guest. How many there were depends on the host.
+    let most = 60_000 * value("nr_periods");
+    assert!(value("usage_usec") < most, "{printed}");
 }
 
 #[test]
