@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Stdio;
 
@@ -144,7 +144,8 @@ fn each_copy_is_somebody_else() {
                 "once, and first"
             );
         }
-        caisson.ok(["exec", name, "touch", "/ask"]);
+        // It may be ended with the container, which ends once it has answered.
+        caisson.run(["exec", name, "touch", "/ask"]);
         caisson.ok(["wait", name]);
         let said = caisson.ok(["logs", name]);
         let lines: Vec<_> = said.lines().skip_while(|line| *line == "ready").collect();
@@ -217,31 +218,28 @@ fn a_copy_is_a_container_like_any_other() {
     assert!(busy.contains("snapshot"), "{busy}");
     caisson.ok(["snapshot", "rm", "team/warm:1", "second"]);
     assert_eq!(folders(&caisson), [] as [PathBuf; 0]);
-    caisson.ok(["stop", "copy"]);
+    caisson.ok(["stop", "--time", "1000", "copy"]);
     assert_eq!(caisson.inspect("copy")["State"]["ExitCode"], 7);
     let again = caisson.fails(125, ["start", "copy"]);
     assert!(again.contains("caisson run --from team/warm:1"), "{again}");
     caisson.ok(["kill", "grandchild"]);
     assert_eq!(caisson.ok(["wait", "grandchild"]), "137\n");
-    caisson.ok(["stop", "first"]);
+    caisson.ok(["stop", "--time", "1000", "first"]);
     assert_eq!(caisson.inspect("first")["State"]["ExitCode"], 7);
 }
 
 #[test]
 fn connections_of_the_first_are_reset_in_a_copy() {
     let caisson = Caisson::new();
-    // The user network does not lead to the host's loopback: the host connects, by a port.
-    let port = TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("a port")
-        .port();
     let script = "nc -l -p 7000 -e sh -c 'echo hello; cat >/dev/null; echo ended $? >/end'; \
         echo after; sleep 1000";
-    let publish = format!("127.0.0.1:{port}:7000");
-    started(&caisson, &["--name", "first", "-p", &publish], script);
+    // The user network does not lead to the host's loopback: the host connects, by a port.
+    let publish = ["--name", "first", "-p", "127.0.0.1::7000"];
+    started(&caisson, &publish, script);
+    let address = caisson.ok(["port", "first", "7000"]);
     let mut stream = None;
     eventually("the container answers", || {
-        let Ok(mut found) = TcpStream::connect(("127.0.0.1", port)) else {
+        let Ok(mut found) = TcpStream::connect(address.trim()) else {
             return false;
         };
         let mut hello = [0; 6];
