@@ -41,22 +41,16 @@ fn binary_data_passes_unchanged_both_ways() {
     );
 }
 
-/// The most that a process has had in memory, in bytes (`VmHWM`, proc(5)).
-fn most_memory(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmHWM:"))
-        .expect("VmHWM");
-    let number = line.split_whitespace().nth(1).expect("a number");
-    number.parse::<u64>().expect("a number") << 10
-}
-
-fn name(pid: u32) -> String {
-    std::fs::read_to_string(format!("/proc/{pid}/comm"))
-        .expect("a process")
-        .trim()
-        .to_owned()
+/// The name of a process and the most that it has had in memory, in bytes (`VmHWM`, proc(5));
+/// nothing of one that has ended.
+fn most_memory(pid: u32) -> Option<(String, u64)> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |name: &str| {
+        let mut lines = status.lines();
+        lines.find_map(|line| line.strip_prefix(name)?.split_whitespace().next())
+    };
+    let most: u64 = field("VmHWM:")?.parse().expect("a number");
+    Some((field("Name:")?.to_owned(), most << 10))
 }
 
 fn write_noise(mut to: ChildStdin, length: u64) -> ChildStdin {
@@ -98,8 +92,7 @@ fn a_gibibyte_goes_through_with_bounded_memory() {
     let stdin = writer.join().expect("a writer");
     // All has gone through, and everybody is still there to be asked.
     let mut looked_at = Vec::new();
-    for pid in caisson.processes() {
-        let (name, most) = (name(pid), most_memory(pid));
+    for (name, most) in caisson.processes().into_iter().filter_map(most_memory) {
         let limit = if name.starts_with("qemu") {
             400 << 20
         } else {
