@@ -19,11 +19,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// No single command of a test may take longer.
-pub const COMMAND_DEADLINE: Duration = Duration::from_secs(120);
+/// No single command of a test may take longer. Only what hangs does.
+pub const COMMAND_DEADLINE: Duration = Duration::from_secs(300);
 
-/// How long something may take to come true on a machine that has other things to do.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long something may take to come true on a machine that has other things to do. Longer
+/// than a single try may take, so that one that went wrong is not the last.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Variable by which every process of an installation is known, whatever it has open.
 const MARK: &str = "INSTALLATION_UNDER_TEST";

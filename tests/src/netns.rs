@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 
 use crate::{eventually, output, text};
 
-/// How long a single exchange may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a single exchange may take on a machine that has other things to do.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A network namespace under a name, as engines make them.
 pub struct Netns {

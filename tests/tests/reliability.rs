@@ -283,9 +283,10 @@ fn initramfs(folder: &Path, script: &str) -> PathBuf {
 fn a_guest_that_does_not_come_up_is_given_up() {
     let caisson = Caisson::new();
     let folder = caisson.folder("initramfs");
+    // The second is longer than any command may take: who waited for it would be found out.
     for (script, deadline, least) in [
         ("while :; do :; done", "3", Duration::from_secs(3)),
-        ("exit 1", "60", Duration::ZERO),
+        ("exit 1", "1000", Duration::ZERO),
     ] {
         let mut command = caisson.command(["run", "--name", "box", "busybox", "true"]);
         command
@@ -295,10 +296,7 @@ fn a_guest_that_does_not_come_up_is_given_up() {
         let told = output(command, b"");
         let error = text(&told.stderr);
         assert_eq!(told.status.code(), Some(125), "{error}");
-        assert!(
-            begin.elapsed() >= least && begin.elapsed() < Duration::from_secs(50),
-            "{error}"
-        );
+        assert!(begin.elapsed() >= least, "{error}");
         assert!(error.contains("the last it said on its console"), "{error}");
         caisson.ok(["rm", "box"]);
         std::fs::remove_dir_all(&folder).expect("removed");
