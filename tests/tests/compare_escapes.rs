@@ -1,6 +1,7 @@
 //! The escapes of `caisson compare`, with real attacks on victims of their own.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use caisson_end_to_end::comparison::Comparison;
 use caisson_end_to_end::{Caisson, text};
@@ -47,14 +48,14 @@ struct Host {
     lease_break_time: String,
 }
 
-impl Host {
-    fn now() -> Self {
-        Self {
-            core_pattern: file("/proc/sys/kernel/core_pattern"),
-            lease_break_time: file("/proc/sys/fs/lease-break-time"),
-        }
-    }
+/// As it is before any comparison of these tests, which run side by side: during one of them,
+/// a parameter is for a moment what the attack makes it.
+static HOST: LazyLock<Host> = LazyLock::new(|| Host {
+    core_pattern: file("/proc/sys/kernel/core_pattern"),
+    lease_break_time: file("/proc/sys/fs/lease-break-time"),
+});
 
+impl Host {
     fn is_as_before(&self, caisson: &Caisson) {
         assert_eq!(file("/proc/sys/kernel/core_pattern"), self.core_pattern);
         let time = file("/proc/sys/fs/lease-break-time");
@@ -70,7 +71,7 @@ impl Host {
 }
 
 fn check(engine: &str) {
-    let host = Host::now();
+    let host = &*HOST;
     let caisson = Caisson::without_images();
     let arguments = ["--only", "escapes", "--engine", engine];
     let comparison = Comparison::run(&caisson, &arguments);
