@@ -182,11 +182,14 @@ fn kill_if_there(pid: u32) {
     }
 }
 
-/// `ctr task rm -f` and `ctr container rm`, of what there is.
+/// `ctr task rm -f` and `ctr container rm`, of what there is. Where the shim was killed, the
+/// engine may not have noticed yet, or be cleaning up at this moment.
 fn remove(engine: &Containerd, name: &str) {
-    // It ends with the code of the task.
-    let removed = engine.run(&["task", "rm", "-f", name], b"");
-    assert_eq!(engine.status(name), None, "{removed:?}");
+    eventually(&format!("task {name} can be removed"), || {
+        // It ends with the code of the task.
+        engine.run(&["task", "rm", "-f", name], b"");
+        engine.status(name).is_none()
+    });
     let containers = engine.ok(&["container", "ls", "-q"]);
     if containers.lines().any(|line| line == name) {
         engine.ok(&["container", "rm", name]);
