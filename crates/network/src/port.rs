@@ -264,12 +264,13 @@ mod tests {
 
     #[test]
     fn a_port_that_is_taken_is_named() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        // On an address that nobody else uses: once free again, the port must stay so.
+        let listener = std::net::TcpListener::bind("127.83.0.1:0").expect("a port");
         let taken = listener.local_addr().expect("an address").port();
-        let ports = parse_ports(&format!("127.0.0.1:{taken}:80")).expect("a port");
+        let ports = parse_ports(&format!("127.83.0.1:{taken}:80")).expect("a port");
         let error = reserve(&ports).expect_err("taken").to_string();
         assert!(
-            error.contains(&format!("127.0.0.1:{taken}:80/tcp")),
+            error.contains(&format!("127.83.0.1:{taken}:80/tcp")),
             "{error}"
         );
         assert!(error.contains("somebody else"), "{error}");
