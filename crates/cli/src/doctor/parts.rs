@@ -201,16 +201,23 @@ fn qemu_version(line: &str) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::super::check::Verdict;
     use super::*;
 
+    /// Written by a process of its own. A child that another test starts meanwhile has what we
+    /// have open until it executes its program, and what is open for writing cannot be executed
+    /// (ETXTBSY, execve(2)).
     fn script(folder: &Path, name: &str, text: &str) -> PathBuf {
         let path = folder.join(name);
-        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("written");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))
-            .expect("executable");
+        let status = std::process::Command::new("sh")
+            .args([
+                "-ec",
+                r#"printf '#!/bin/sh\n%s\n' "$1" > "$0"; chmod 755 "$0""#,
+            ])
+            .arg(&path)
+            .arg(text)
+            .status();
+        assert!(status.expect("sh").success());
         path
     }
 
