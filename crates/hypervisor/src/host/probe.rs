@@ -300,9 +300,11 @@ mod tests {
 
     #[test]
     fn the_probe_ends_and_says_why() {
-        let started = Instant::now();
-        let probe = probe();
-        assert!(started.elapsed() < DEADLINE * 10);
+        let (sender, receiver) = mpsc::channel();
+        let thread = thread::spawn(move || drop(sender.send(probe())));
+        let probe = receiver.recv_timeout(Duration::from_secs(60));
+        let probe = probe.expect("it ends");
+        thread.join().expect("no panic");
         match &probe {
             KvmProbe::Usable { microseconds } => assert!(*microseconds <= 25_000),
             KvmProbe::Slow { microseconds } => assert!(*microseconds > 25_000),

@@ -6,6 +6,9 @@ use super::super::{MEMORY, STATE};
 use super::*;
 use crate::RunningVm;
 
+/// For what would otherwise hang.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 pub fn config(kernel: PathBuf) -> VmConfig {
     VmConfig {
         name: "test".to_owned(),
@@ -86,8 +89,7 @@ impl Fixture {
     }
 
     async fn obtain(&self, maker: &Maker) -> Result<Template> {
-        let deadline = Duration::from_secs(5);
-        self.store.obtain(maker, &self.config, deadline).await
+        self.store.obtain(maker, &self.config, PATIENCE).await
     }
 
     fn names(&self) -> Vec<String> {
@@ -137,6 +139,8 @@ async fn whatever_is_damaged_is_made_anew() {
         let template = fixture.obtain(&maker).await.expect("a template");
         let (name, content) = damage;
         let path = template.directory.join(name);
+        // While it is open, its number is no other file's.
+        let _old = File::open(&path).expect("a file");
         fs::remove_file(&path).expect("removed");
         if let Some(content) = content {
             fs::write(&path, content).expect("written");
@@ -180,7 +184,7 @@ async fn a_failure_is_remembered_until_somebody_insists() {
     assert_eq!(fixture.names().len(), 1, "the failure");
     fixture
         .store
-        .build(&Maker::default(), &fixture.config, Duration::from_secs(5))
+        .build(&Maker::default(), &fixture.config, PATIENCE)
         .await
         .expect("a template");
 }
