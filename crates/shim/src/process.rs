@@ -185,9 +185,19 @@ impl Process {
         } else {
             EXEC_SILENCE
         };
-        if let Some(relays) = self.relays.lock().await.as_mut() {
-            relays.drained(silence).await;
+        let mut relays = self.relays.lock().await;
+        let Some(relays) = relays.as_mut() else {
+            return;
+        };
+        if relays.drained(silence).await || self.exec_id.is_empty() {
+            return;
         }
+        // Or the guest is slow, and what the process wrote is on its way: an answer of the
+        // guest's comes after it, by the same device.
+        if let Some(guest) = self.guest() {
+            let _ = tokio::time::timeout(SILENCE, guest.wait()).await;
+        }
+        relays.drained(silence).await;
     }
 
     /// Lets go of its streams once what it wrote has been moved.

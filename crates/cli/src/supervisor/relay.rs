@@ -112,8 +112,12 @@ pub async fn output(
 }
 
 /// Waits for outputs to end, or to be silent for `silence`: a process left
-/// behind may hold a pipe for ever.
-pub async fn drain(relays: &mut JoinSet<()>, audiences: &[Rc<Audience>], silence: Duration) {
+/// behind may hold a pipe for ever. Whether they have ended.
+pub async fn drain(
+    relays: &mut JoinSet<()>,
+    audiences: &[Rc<Audience>],
+    silence: Duration,
+) -> bool {
     let progress = || {
         audiences
             .iter()
@@ -123,11 +127,11 @@ pub async fn drain(relays: &mut JoinSet<()>, audiences: &[Rc<Audience>], silence
     let mut before = progress();
     loop {
         tokio::select! {
-            ended = relays.join_next() => if ended.is_none() { return },
+            ended = relays.join_next() => if ended.is_none() { return true },
             () = tokio::time::sleep(silence) => {
                 let now = progress();
                 if now == before && now.iter().all(Option::is_some) {
-                    return;
+                    return false;
                 }
                 before = now;
             }

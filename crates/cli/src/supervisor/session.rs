@@ -254,7 +254,12 @@ impl Exec {
             Ok(Exit { code, .. }) => (code, None),
             Err(error) => (137, Some(error.to_string())),
         };
-        relay::drain(&mut self.relays, &self.audiences, LATE_OUTPUT).await;
+        if !relay::drain(&mut self.relays, &self.audiences, LATE_OUTPUT).await {
+            // Or the guest is slow, and what the process wrote is on its way: an answer of the
+            // guest's comes after it, by the same device.
+            let _ = tokio::time::timeout(super::SILENCE, self.process.wait()).await;
+            relay::drain(&mut self.relays, &self.audiences, LATE_OUTPUT).await;
+        }
         // Closes the command's pipes, so that it sees the end of the output.
         self.relays.abort_all();
         while self.relays.join_next().await.is_some() {}

@@ -205,24 +205,25 @@ impl Relays {
 
     /// Waits until all output has been moved and read, or nothing has moved for
     /// `patience`: something left behind may hold the streams. One that reads nothing is
-    /// waited for less: there may be nobody.
-    pub async fn drained(&mut self, patience: Duration) {
+    /// waited for less: there may be nobody. Whether the guest has no more to send.
+    pub async fn drained(&mut self, patience: Duration) -> bool {
         let mut before = self.progress.count();
         let mut silence = Duration::ZERO;
         loop {
             tokio::select! {
-                ended = self.outputs.join_next() => if ended.is_none() { return },
+                ended = self.outputs.join_next() => if ended.is_none() { return true },
                 () = tokio::time::sleep(TICK) => {
                     let now = self.progress.count();
                     silence = if now == before { silence + TICK } else { Duration::ZERO };
                     before = now;
-                    let limit = if self.progress.waits_for_readers(self.outputs.len()) {
+                    let all_sent = self.progress.waits_for_readers(self.outputs.len());
+                    let limit = if all_sent {
                         patience.min(READER_PATIENCE)
                     } else {
                         patience
                     };
                     if silence >= limit {
-                        return;
+                        return all_sent;
                     }
                 }
             }
