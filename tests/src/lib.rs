@@ -5,6 +5,7 @@ pub mod browser;
 pub mod comparison;
 pub mod docker;
 pub mod engine;
+pub mod frames;
 pub mod image;
 pub mod legibility;
 pub mod netns;
@@ -32,6 +33,8 @@ const MARK: &str = "INSTALLATION_UNDER_TEST";
 /// A Caisson installation in a scratch folder.
 pub struct Caisson {
     scratch: tempfile::TempDir,
+    /// The network namespace that stands for the host's, if another does.
+    network: Option<PathBuf>,
 }
 
 impl Caisson {
@@ -50,7 +53,15 @@ impl Caisson {
     pub fn without_images() -> Self {
         Self {
             scratch: tempfile::tempdir().expect("a scratch folder"),
+            network: None,
         }
+    }
+
+    /// An installation whose host's network is a namespace, with nothing in it.
+    pub fn inside(host: &netns::Netns) -> Self {
+        let mut caisson = Self::without_images();
+        caisson.network = Some(host.path());
+        caisson
     }
 
     /// Folder of this installation.
@@ -72,7 +83,16 @@ impl Caisson {
 
     /// A command of this installation, not started yet.
     pub fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(programs::caisson());
+        let mut command = match &self.network {
+            Some(path) => {
+                let mut command = Command::new("nsenter");
+                command
+                    .arg(format!("--net={}", path.display()))
+                    .arg(programs::caisson());
+                command
+            }
+            None => Command::new(programs::caisson()),
+        };
         command
             .env("CAISSON_CONFIG", "/dev/null")
             .env(MARK, self.scratch.path())

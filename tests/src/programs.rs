@@ -91,6 +91,11 @@ pub fn packed_image(name: &str) -> PathBuf {
     path
 }
 
+/// What `caisson compare` runs in containers; it also sends and shows frames.
+pub fn probe() -> PathBuf {
+    existing(target().join("guest/caisson-probe"))
+}
+
 /// The guest's kernel.
 pub fn kernel() -> PathBuf {
     existing(target().join("guest/vmlinux"))

@@ -5,6 +5,7 @@
 //! the comparison looks at the victims from outside.
 
 mod escape;
+mod frame;
 mod line;
 mod work;
 
@@ -13,7 +14,9 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: caisson-probe escape ATTACK [ARGUMENT...]
        caisson-probe work FOLDER VOLUME MILLISECONDS
-       caisson-probe canary TOKEN [ignored]";
+       caisson-probe canary TOKEN [ignored]
+       caisson-probe send INTERFACE TIMES    (frames as lines of hexadecimal digits)
+       caisson-probe listen INTERFACE";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
@@ -23,6 +26,8 @@ fn main() -> ExitCode {
         [program, cgroup] if cgroup.starts_with('/') => escape::cgroup::released(program, cgroup),
         [_, "escape", attack, rest @ ..] => escape::run(attack, rest),
         [_, "work", folder, volume, milliseconds] => work::run(folder, volume, milliseconds),
+        [_, "send", interface, times] => frame::send(interface, times),
+        [_, "listen", interface] => frame::listen(interface),
         [_, "canary", ..] => escape::signal::canary(),
         _ => false,
     };
