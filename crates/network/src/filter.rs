@@ -21,6 +21,11 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 
+/// Neighbour discovery (RFC 4861).
+const ROUTER_ADVERTISEMENT: u8 = 134;
+const ADVERTISEMENT: u8 = 136;
+const REDIRECT: u8 = 137;
+
 /// Rules for the frames of one guest.
 #[derive(Debug, Clone)]
 pub(crate) struct Filter {
@@ -103,9 +108,8 @@ impl Filter {
         }
         let segment = packet.get(40..)?;
         match *packet.get(6)? {
-            // Neighbour discovery.
             ICMPV6 if destination.is_multicast() || destination.is_unicast_link_local() => {
-                Some(true)
+                self.discovery(ours, segment)
             }
             // It stands for the host's own addresses, which connect but are not connected to.
             protocol if destination == ours.gateway => self.answers(protocol, segment),
@@ -113,6 +117,19 @@ impl Filter {
                 self.transport(destination.into(), protocol, segment)
             }
             _ => Some(false),
+        }
+    }
+
+    /// RFC 4861: a guest is no router, and advertises itself only.
+    fn discovery(&self, ours: Ipv6, message: &[u8]) -> Option<bool> {
+        match *message.first()? {
+            ROUTER_ADVERTISEMENT | REDIRECT => Some(false),
+            ADVERTISEMENT => {
+                let target: [u8; 16] = message.get(8..24)?.try_into().ok()?;
+                let target = Ipv6Addr::from(target);
+                Some(target == ours.global || target == ours.link_local)
+            }
+            _ => Some(true),
         }
     }
 
@@ -296,6 +313,24 @@ mod tests {
         assert!(filter.allows(&arp(MAC, US)));
         assert!(!filter.allows(&arp(MAC, [10, 0, 2, 2])));
         assert!(!filter.allows(&arp([2, 0, 0, 0, 0, 8], US)));
+    }
+
+    #[test]
+    fn neighbour_discovery_is_about_the_guest() {
+        let filter = filter();
+        let message = |kind: u8, target: &str| {
+            let target = target.parse::<Ipv6Addr>().expect(target).octets();
+            let message = [&[kind, 0, 0, 0, 0, 0, 0, 0], &target[..]].concat();
+            ipv6("fe80::9", "ff02::1", ICMPV6, &message)
+        };
+        assert!(filter.allows(&message(135, "fe80::1")), "a question");
+        assert!(filter.allows(&message(136, "fe80::9")));
+        assert!(filter.allows(&message(136, "fd00::15")));
+        assert!(!filter.allows(&message(136, "fe80::1")), "the gateway");
+        assert!(!filter.allows(&message(134, "fe80::9")), "a router");
+        assert!(!filter.allows(&message(137, "fe80::9")), "a redirect");
+        let cut = message(136, "fe80::9");
+        assert!(!filter.allows(&cut[..cut.len() - 1]), "cut short");
     }
 
     #[test]

@@ -155,6 +155,8 @@ mod tests {
     use std::collections::BTreeSet;
     use std::net::Ipv4Addr;
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::Egress;
 
@@ -212,6 +214,60 @@ mod tests {
         drop(relay);
         assert_eq!(machine.read(&mut back).expect("the end"), 0);
         assert_eq!(stack.read(&mut back).expect("the end"), 0);
+    }
+
+    /// What a guest may write: frames that are honest, forged or of any bytes, whatever
+    /// length it says they have.
+    fn writes() -> impl Strategy<Value = Vec<u8>> {
+        let any_bytes = prop::collection::vec(any::<u8>(), 0..80);
+        let whole = any_bytes.prop_map(|bytes| with_length(bytes.len() as u32, &bytes));
+        let lying = (any::<u32>(), prop::collection::vec(any::<u8>(), 0..20))
+            .prop_map(|(length, bytes)| with_length(length, &bytes));
+        let frames = prop_oneof![
+            4 => (0..20_u8, 0..50_usize).prop_map(|(last, padding)| arp(last, padding)),
+            3 => whole,
+            1 => lying,
+        ];
+        prop::collection::vec(frames, 0..20).prop_map(|frames| frames.concat())
+    }
+
+    fn with_length(length: u32, bytes: &[u8]) -> Vec<u8> {
+        [&length.to_be_bytes()[..], bytes].concat()
+    }
+
+    /// Splits what the stack is given; `None` if it is not made of whole frames.
+    fn frames(mut bytes: &[u8]) -> Option<Vec<&[u8]>> {
+        let mut frames = Vec::new();
+        while !bytes.is_empty() {
+            let (length, rest) = bytes.split_first_chunk()?;
+            let (frame, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+            frames.push(frame);
+            bytes = rest;
+        }
+        Some(frames)
+    }
+
+    proptest! {
+        #[test]
+        fn the_stack_is_given_whole_honest_frames(written in writes(), chunk in 1..200_usize) {
+            let filter = filter();
+            let mut pending = Vec::new();
+            let mut given = Vec::new();
+            for part in written.chunks(chunk) {
+                pending.extend_from_slice(part);
+                let Ok((allowed, used)) = sift(&mut pending, &filter) else {
+                    break;
+                };
+                prop_assert!(allowed <= used && used <= pending.len());
+                given.extend_from_slice(&pending[..allowed]);
+                pending.drain(..used);
+            }
+            let frames = frames(&given);
+            prop_assert!(frames.is_some());
+            for frame in frames.into_iter().flatten() {
+                prop_assert!(filter.allows(frame));
+            }
+        }
     }
 
     #[test]
