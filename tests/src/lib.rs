@@ -6,6 +6,7 @@ pub mod comparison;
 pub mod docker;
 pub mod engine;
 pub mod frames;
+pub mod http;
 pub mod image;
 pub mod legibility;
 pub mod netns;

@@ -65,7 +65,14 @@ pub fn bench() -> Result<()> {
     run(&mut caisson(&["bench", "start"]))?;
     println!();
     engines::install()?;
-    run(&mut command(target().join("release/engine-start")))
+    run(&mut command(target().join("release/engine-start")))?;
+    image::write_packaged(&image::NETWORK)?;
+    let network = || command(target().join("release/network-speed"));
+    for what in ["compare", "offloads"] {
+        println!();
+        run(network().arg(what))?;
+    }
+    Ok(())
 }
 
 /// Shows what the host says beside what the same question gives in a container.

@@ -103,6 +103,11 @@ const IDENTITY: Recipe = Recipe {
 const NETWORK: Recipe = Recipe {
     name: "network",
     packages: &["nginx-light", "iperf3", "ethtool"],
+    files: &[
+        ("etc/passwd", PASSWD),
+        ("etc/group", GROUP),
+        ("etc/nginx/nginx.conf", include_str!("network/nginx.conf")),
+    ],
     made_of: "nginx-light, iperf3 and ethtool",
     config: r#"{"Env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],"Cmd":["sh","-c","iperf3 --server --daemon && exec nginx -g 'daemon off;'"],"WorkingDir":"/","ExposedPorts":{"80/tcp":{},"5201/tcp":{}},"StopSignal":"SIGQUIT"}"#,
     ..NGINX
