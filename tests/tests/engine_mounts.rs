@@ -1,11 +1,14 @@
 //! What containers of an engine see of files: rootfs that are disks, and every kind of mount.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use caisson_end_to_end::engine::{Containerd, Release};
 use caisson_end_to_end::{eventually, text};
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
 
 mod containerd_1_6 {
     #[test]
@@ -59,6 +62,16 @@ fn snapshots_on_disks(release: Release) {
     let said = exec("kept", "echo word > /kept; grep ' / ' /proc/mounts");
     assert!(said.contains(" / ext4 rw,"), "{said}");
 
+    // A mount that passes on the host does not stay in shims.
+    let passing = engine.folder("containerd-mount1");
+    rustix::mount::mount(
+        "none",
+        &passing,
+        "tmpfs",
+        MountFlags::empty(),
+        None::<&std::ffi::CStr>,
+    )
+    .expect("mounted");
     // What shares folders shows that this is where mounts would be seen.
     engine.detached("shared");
     let mounts: Vec<_> = engine
@@ -70,6 +83,13 @@ fn snapshots_on_disks(release: Release) {
         |mounts: &&String| mounts.contains("/snapshots/") && mounts.contains("lowerdir=");
     assert_eq!(mounts.iter().filter(of_overlay).count(), 1, "{mounts:?}");
     let host = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+    let passing_path = passing.to_string_lossy();
+    assert!(host.contains(&*passing_path), "{host}");
+    assert!(
+        !mounts.iter().any(|mounts| mounts.contains(&*passing_path)),
+        "{mounts:?}"
+    );
+    rustix::mount::unmount(&passing, UnmountFlags::empty()).expect("unmounted");
     for mounts in mounts.iter().chain([&host]) {
         assert!(
             of_loops(mounts, &engine.snapshot_files()).is_empty(),
@@ -99,9 +119,10 @@ fn snapshots_on_disks(release: Release) {
     drop(locks);
     engine.ok(&["task", "start", "-d", "kept"]);
     assert_eq!(exec("kept", "cat /kept"), "word\n");
-    for name in ["kept", "shared"] {
-        remove(&engine, name);
-    }
+    engine.run(&["task", "rm", "-f", "kept"], b"");
+    remove(&engine, "shared");
+    on_a_device(&engine, "kept");
+    engine.ok(&["container", "rm", "kept"]);
 
     let kind = |kind: &str| format!("io.kubernetes.cri.container-type={kind}");
     let (sandbox, member) = (kind("sandbox"), kind("container"));
@@ -143,6 +164,73 @@ fn snapshots_on_disks(release: Release) {
     }
     assert!(!engine.log().contains("a disk stays"), "{}", engine.log());
     engine.shows("snapshots that are disks, not mounted by the host (blockfile)");
+}
+
+/// As devmapper has them: the snapshot of a container that has "word" in `/kept`, and does
+/// not run, is put behind a block device.
+fn on_a_device(engine: &Containerd, name: &str) {
+    let number = |path: &PathBuf| path.file_name()?.to_str()?.parse::<u32>().ok();
+    let files = engine.snapshot_files();
+    let snapshot = files.iter().max_by_key(|path| number(path));
+    let snapshot = snapshot.expect("the container's snapshot");
+    let file = snapshot.with_extension("file");
+    std::fs::rename(snapshot, &file).expect("renamed");
+    let device = LoopDevice::new(&file);
+    std::os::unix::fs::symlink(&device.0, snapshot).expect("a link");
+
+    engine.ok(&["task", "start", "-d", name]);
+    let script = "cat /kept; grep ' / ' /proc/mounts; echo device > /kept";
+    let said = engine.ok(&["task", "exec", "--exec-id", "one", name, "sh", "-c", script]);
+    assert!(
+        said.starts_with("word\n") && said.contains(" / ext4 rw,"),
+        "{said}"
+    );
+    let folder = engine.folder("containerd-mount2");
+    let mount = || {
+        rustix::mount::mount(
+            &device.0,
+            &folder,
+            "ext4",
+            MountFlags::empty(),
+            None::<&std::ffi::CStr>,
+        )
+    };
+    assert_eq!(mount(), Err(Errno::BUSY), "the machine has it for itself");
+
+    engine.run(&["task", "rm", "-f", name], b"");
+    mount().expect("nobody has it");
+    let kept = std::fs::read_to_string(folder.join("kept")).expect("it was written");
+    let refused = engine.run(&["task", "start", "-d", name], b"");
+    rustix::mount::unmount(&folder, UnmountFlags::empty()).expect("unmounted");
+    assert_eq!(kept, "device\n");
+    let error = text(&refused.stderr);
+    assert!(error.contains("mounted on the host"), "{error}");
+    drop(device);
+    std::fs::rename(&file, snapshot).expect("renamed");
+}
+
+/// A block device on a file, which goes when this is dropped.
+struct LoopDevice(String);
+
+impl LoopDevice {
+    fn new(file: &Path) -> Self {
+        let made = Command::new("losetup")
+            .args(["--find", "--show"])
+            .arg(file)
+            .output();
+        let made = made.expect("losetup");
+        assert!(made.status.success(), "{made:?}");
+        Self(text(&made.stdout).trim().to_owned())
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup")
+            .arg("--detach")
+            .arg(&self.0)
+            .status();
+    }
 }
 
 /// The loop devices of these files that are mounted.

@@ -171,5 +171,13 @@ mod tests {
         let request = read(&options.write_to_bytes().expect("written"), None);
         assert_eq!(request.form, Form::Bare);
         assert_eq!(request.ttrpc_address.as_deref(), Some("/c.sock.ttrpc"));
+        // containerd 2.1 has the same to say of every runtime.
+        let options = Any {
+            type_url: "runtimeoptions.v1.Options".to_owned(),
+            value: b"\x0a\x01a".to_vec(),
+            ..Default::default()
+        };
+        let request = read(&options.write_to_bytes().expect("written"), Some("3"));
+        assert_eq!(request.form, Form::Json(3));
     }
 }
