@@ -598,11 +598,15 @@ mod tests {
         let memory = &values(&arguments, "-object")[0];
         assert!(memory.contains("share=off"), "{memory}");
         let devices = values(&arguments, "-device");
-        let buses: Vec<_> = devices
-            .iter()
-            .map(|device| device.rsplit('=').next().unwrap_or_default())
-            .collect();
-        assert_eq!(buses, ["virtio-mmio-bus.5", "virtio-mmio-bus.3"]);
+        let disk = disk_device(0, "image", slot::disks().next().expect("a slot"));
+        assert_eq!(disk["bus"], "virtio-mmio-bus.5");
+        assert_eq!(
+            devices,
+            [
+                &disk.to_string(),
+                "virtio-scsi-device,id=hotplug,bus=virtio-mmio-bus.3"
+            ]
+        );
         assert_eq!(values(&arguments, "-global"), [""; 0]);
         let later = vhost_user_devices(&config());
         let buses: Vec<_> = later.iter().map(|(slot, _)| slot.bus()).collect();
