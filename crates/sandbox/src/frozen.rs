@@ -113,7 +113,8 @@ pub struct Thawing {
 
 impl Thawing {
     /// Lets the container go on, with these streams in the place of those that have ended.
-    pub async fn thaw(self, streams: StreamRequest) -> Result<ProcessStreams> {
+    /// One that was paused stays so.
+    pub async fn thaw(self, streams: StreamRequest, paused: bool) -> Result<ProcessStreams> {
         let doing = "thawing the container";
         let sandbox = self.container.sandbox();
         let (stdio, streams) = open_streams(sandbox, streams).await?;
@@ -121,6 +122,7 @@ impl Thawing {
             id: self.container.init().container.clone(),
             stdio: MessageField::some(stdio),
             realtime_ns: realtime_ns(),
+            paused,
             ..Default::default()
         };
         sandbox

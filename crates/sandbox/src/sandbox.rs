@@ -136,7 +136,8 @@ impl Sandbox {
         };
         sandbox.watch_network()?;
         let request = ConfigureRequest {
-            share_tag: if config.vm.share.is_some() {
+            // In a copy it is mounted.
+            share_tag: if config.vm.share.is_some() && config.snapshot.is_none() {
                 SHARE_TAG.to_owned()
             } else {
                 String::new()

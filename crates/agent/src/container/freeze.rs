@@ -69,7 +69,8 @@ impl Container {
         self.running()?.init.relays().leave().await
     }
 
-    /// Gives a container its streams, a copy its identity, and lets its processes go on.
+    /// Gives a container its streams, a copy its identity, and lets its processes go on
+    /// unless they are to stand still.
     pub async fn thaw(
         &self,
         request: &ThawRequest,
@@ -88,7 +89,9 @@ impl Container {
         ) {
             running.init.resize(TerminalSize { rows, columns })?;
         }
-        running.cgroup.freeze(false).await?;
+        if !request.paused {
+            running.cgroup.freeze(false).await?;
+        }
         Ok(running.init.pid())
     }
 

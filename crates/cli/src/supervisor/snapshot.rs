@@ -181,7 +181,7 @@ async fn freeze(live: &Live, making: &Making) -> Result<()> {
         stdin: stdin.is_some(),
         terminal: terminal.then(TerminalSize::default),
     };
-    match thawing.thaw(request).await {
+    match thawing.thaw(request, false).await {
         Ok(streams) => join(live, streams, &mut stdin),
         Err(error) => {
             // A container whose program does not go on is of no use to anybody.
