@@ -66,7 +66,7 @@ pub fn bench() -> Result<()> {
     println!();
     engines::install()?;
     run(&mut command(target().join("release/engine-start")))?;
-    image::write_packaged(&image::NETWORK)?;
+    image::write_named("network")?;
     let network = || command(target().join("release/network-speed"));
     for what in ["compare", "offloads"] {
         println!();

@@ -1,13 +1,16 @@
 //! The system calls of the file system device.
 
 /// Beside those of every device: files below the root, under the users and groups that
-/// the guest names. Mounts, programs, file handles and sockets are not among them.
+/// the guest names. Mounts, programs, opening by file handles and sockets are not among
+/// them.
 pub const ALLOWED: &[libc::c_long] = &[
     // Finding and opening.
     libc::SYS_getdents64,
     libc::SYS_linkat,
     libc::SYS_mkdirat,
     libc::SYS_mknodat,
+    // Tells whether a path still leads to the same file; opens none.
+    libc::SYS_name_to_handle_at,
     libc::SYS_newfstatat,
     libc::SYS_openat,
     libc::SYS_openat2,

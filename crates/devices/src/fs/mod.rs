@@ -3,9 +3,11 @@
 
 mod calls;
 mod mount;
+mod state;
 
 use std::fs::File;
 use std::os::fd::RawFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +53,13 @@ pub struct Options {
     /// Descriptor of the listening socket for vhost-user.
     #[arg(long)]
     listener_fd: RawFd,
+    /// Descriptor of a file with what the device knew of the guest, which it goes on with
+    /// unless the file is empty, and to which it writes that when it is asked to.
+    #[arg(long, requires = "control_fd")]
+    state_fd: Option<RawFd>,
+    /// Descriptor of the socket through which it is asked.
+    #[arg(long, requires = "state_fd")]
+    control_fd: Option<RawFd>,
     /// File or folder of the host, and the name under which the guest sees it.
     #[arg(
         long = "mount",
@@ -74,6 +83,13 @@ pub struct Options {
 /// Serves one connection of a VMM until it ends.
 pub fn run(options: Options) -> Result<()> {
     let listener = descriptor::take(options.listener_fd, "--listener-fd")?;
+    let mut state = match (options.state_fd, options.control_fd) {
+        (Some(state), Some(control)) => Some((
+            File::from(descriptor::take(state, "--state-fd")?),
+            UnixStream::from(descriptor::take(control, "--control-fd")?),
+        )),
+        _ => None,
+    };
     let mut mounts = options.writable;
     mounts.extend(options.read_only);
     let limit = jail::raise_descriptor_limit(DESCRIPTORS)?;
@@ -97,14 +113,28 @@ pub fn run(options: Options) -> Result<()> {
     jail::die_with_parent()?;
     seccomp::install(calls::ALLOWED)?;
 
-    let files = PassthroughFs::new(config(own_descriptors, guest_descriptors, ordinary_user))
-        .context("cannot set up the file server")?;
+    let make = move || {
+        let own_descriptors = own_descriptors
+            .try_clone()
+            .context("cannot copy a descriptor")?;
+        PassthroughFs::new(config(own_descriptors, guest_descriptors, ordinary_user))
+            .context("cannot set up the file server")
+    };
+    let files = make()?;
+    let goes_on = match &mut state {
+        Some((state, control)) => state::load(&files, state, control)?,
+        None => false,
+    };
     // The tag is the VMM's. QEMU 7.2 crashes when a back-end offers to tell it.
     let backend = VhostUserFsBackendBuilder::default()
         .build(files)
         .map_err(|error| anyhow!("cannot set up the file system device: {error}"))?;
+    let device = Arc::new(state::Device::new(backend, goes_on));
+    if let Some((state, control)) = state {
+        state::save_when_asked(Arc::clone(&device), control, state, make)?;
+    }
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-    let daemon = VhostUserDaemon::new("vhost-user".to_owned(), Arc::new(backend), memory)
+    let daemon = VhostUserDaemon::new("vhost-user".to_owned(), device, memory)
         .map_err(|error| anyhow!("cannot set up the vhost-user backend: {error}"))?;
     serve::serve(daemon, listener)
 }

@@ -2,6 +2,7 @@
 //! vhost-user.
 
 mod control;
+mod state;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -16,6 +17,11 @@ use crate::process::{Descriptors, Process};
 use crate::{Error, Result, Share};
 
 pub(crate) use control::Control;
+pub(crate) use state::State;
+
+/// Names of the device processes.
+pub(crate) const VSOCK: &str = "the vsock device";
+pub(crate) const FS: &str = "the file system device";
 
 /// A device process and the far end of its vhost-user connection, for the VMM.
 #[derive(Debug)]
@@ -60,7 +66,7 @@ pub(crate) fn vsock(
             .iter()
             .map(|port| format!("--host-port={port}").into()),
     );
-    let process = Process::spawn("the vsock device", program, arguments, descriptors, None)?;
+    let process = Process::spawn(VSOCK, program, arguments, descriptors, None)?;
     Ok((
         Device {
             process,
@@ -70,16 +76,31 @@ pub(crate) fn vsock(
     ))
 }
 
-/// Starts a virtio file system device. Its tag is the VMM's to tell.
-pub(crate) fn fs(program: &Path, run_directory: &Path, share: &Share) -> Result<Device> {
-    let (listener, connection) = connection(run_directory, "fs").map_err(|source| Error::Host {
-        doing: "cannot make the socket of the file system device".to_owned(),
+/// Starts a virtio file system device. Its tag is the VMM's to tell. It goes on with what
+/// another one wrote to `state`, if that is not empty.
+pub(crate) fn fs(
+    program: &Path,
+    run_directory: &Path,
+    share: &Share,
+    state: File,
+) -> Result<(Device, State)> {
+    let failed = |source| Error::Host {
+        doing: "cannot make the sockets of the file system device".to_owned(),
         source,
-    })?;
+    };
+    let (listener, connection) = connection(run_directory, "fs").map_err(failed)?;
+    let (ours, theirs) = UnixStream::pair().map_err(failed)?;
     let mut descriptors = Descriptors::default();
     let listener = descriptors.add(listener);
-    let mut arguments: Vec<OsString> =
-        vec!["fs".into(), format!("--listener-fd={listener}").into()];
+    let control = descriptors.add(theirs);
+    let file = descriptors.add(state.try_clone().map_err(failed)?);
+    let state = State::new(state, ours).map_err(failed)?;
+    let mut arguments: Vec<OsString> = vec![
+        "fs".into(),
+        format!("--listener-fd={listener}").into(),
+        format!("--control-fd={control}").into(),
+        format!("--state-fd={file}").into(),
+    ];
     if let Some(tree) = &share.tree {
         let mut argument = OsString::from("--tree=");
         argument.push(tree);
@@ -95,17 +116,12 @@ pub(crate) fn fs(program: &Path, run_directory: &Path, share: &Share) -> Result<
         argument.push(&mount.source);
         arguments.push(argument);
     }
-    let process = Process::spawn(
-        "the file system device",
-        program,
-        arguments,
-        descriptors,
-        None,
-    )?;
-    Ok(Device {
+    let process = Process::spawn(FS, program, arguments, descriptors, None)?;
+    let device = Device {
         process,
         connection,
-    })
+    };
+    Ok((device, state))
 }
 
 /// A listening socket with one connection waiting in it. Its path is gone when

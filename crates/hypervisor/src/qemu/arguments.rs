@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Accelerator;
 use super::slot::{self, Slot};
-use crate::{NetworkBackend, NetworkInterface, VmConfig};
+use crate::{NetworkBackend, NetworkInterface, Share, VmConfig};
 
 /// Numbers, in QEMU, of the descriptors that it is given.
 #[derive(Debug)]
@@ -318,18 +318,25 @@ pub(super) const VSOCK: &str = "vsock";
 /// is given them when it has loaded its state, before its guest looks. That virtio-mmio
 /// has no hot-plug is for want of an object that approves of it; see [`HOTPLUG`].
 pub(super) fn vhost_user_devices(config: &VmConfig) -> Vec<(Slot, Value)> {
-    let share = config.share.as_ref().map(|share| {
-        json!({
-            "driver": "vhost-user-fs-device",
-            "chardev": "share",
-            "tag": share.tag,
-            "queue-size": 1024,
-            "bus": slot::SHARE.bus(),
-        })
-    });
+    let share = config.share.as_ref().map(share_device);
     std::iter::once((slot::VSOCK, vsock_device()))
         .chain(share.map(|share| (slot::SHARE, share)))
         .collect()
+}
+
+/// Name of the file system device, and of the connection to the process that serves it.
+pub(super) const SHARE: &str = "share";
+
+/// The file system device.
+pub(super) fn share_device(share: &Share) -> Value {
+    json!({
+        "driver": "vhost-user-fs-device",
+        "id": SHARE,
+        "chardev": SHARE,
+        "tag": share.tag,
+        "queue-size": 1024,
+        "bus": slot::SHARE.bus(),
+    })
 }
 
 /// The vsock device.
@@ -413,7 +420,7 @@ impl List {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Disk, Share};
+    use crate::Disk;
 
     fn config() -> VmConfig {
         VmConfig {
@@ -551,10 +558,10 @@ mod tests {
         };
         let arguments = arguments(&config, Accelerator::Tcg, 2_000_000, &template);
         let devices = values(&arguments, "-device");
-        let expected = [
-            "virtio-blk-device,drive=disk0,serial=image,bus=virtio-mmio-bus.5",
-            "virtio-blk-device,drive=disk1,serial=scratch,bus=virtio-mmio-bus.4",
-        ];
+        let slots = slot::disks().zip(["image", "scratch"]).enumerate();
+        let expected: Vec<_> = slots
+            .map(|(number, (slot, serial))| disk_device(number, serial, slot).to_string())
+            .collect();
         assert_eq!(devices, expected);
         let nodes = values(&arguments, "-blockdev");
         assert!(nodes[0].contains("null-co"), "{nodes:?}");

@@ -13,6 +13,7 @@ use super::freeze;
 use super::machine::{Machine, Parts};
 use super::medium;
 use super::monitor::Monitor;
+use super::share::{self, Attached, Driver};
 use super::slot::{self, Slot};
 use super::snapshot::{Devices, Forked};
 use super::{Qemu, file, open};
@@ -42,7 +43,12 @@ pub(super) async fn fork(qemu: &Qemu, template: &Template, config: &VmConfig) ->
     let memory = memory(&template.directory.join(MEMORY), private)?;
     let state_path = template.directory.join(STATE);
     let state = open(&state_path, true)?;
-    let devices = qemu.devices(config, private)?;
+    let driver = known.as_ref().and_then(|known| known.share.clone());
+    let files = match driver {
+        Some(_) => Some(share::files(&template.directory)?),
+        None => None,
+    };
+    let devices = qemu.devices(config, private, files)?;
     let mut state_number = 0;
     let expected = known.as_ref().map_or(0, |known| known.interfaces.len());
     let mut parts = qemu.start(config, devices, expected, |descriptors| {
@@ -60,29 +66,40 @@ pub(super) async fn fork(qemu: &Qemu, template: &Template, config: &VmConfig) ->
             snapshot: known.is_some(),
         })
     })?;
-    match memory {
-        Memory::Template(memory) => {
-            parts.forked = Some(Forked {
-                qemu: qemu.clone(),
-                memory,
-                run_directory: config.run_directory.clone(),
-                cid: config.cid,
-                host_ports: config.host_ports.clone(),
-                devices: Devices::of(config, known.as_ref()),
-            });
-        }
+    let memory = match memory {
+        Memory::Template(memory) => memory,
         // While QEMU makes its machine.
         Memory::Copy { template, copy } => {
+            let begun = copy.try_clone().map_err(Error::host("memory"))?;
             tokio::task::spawn_blocking(move || copy_written(&template, &copy))
                 .await
                 .map_err(io::Error::other)
                 .flatten()
                 .map_err(Error::host("cannot copy the template's memory"))?;
+            begun
         }
+    };
+    if let (Some(files), Some(_)) = (&mut parts.files, &driver) {
+        files.loaded().await?;
     }
-    if let Err(error) = resume(&mut parts, state_number, config, private).await {
+    let resumed = resume(&mut parts, state_number, config, private, driver.as_ref());
+    if let Err(error) = resumed.await {
         return Err(freeze::failed(parts.qemu, "continuing from the template", error).await);
     }
+    let files = parts.files.take();
+    parts.forked = Some(Forked {
+        qemu: qemu.clone(),
+        memory,
+        is_private: private,
+        share: config.share.clone().map(|share| Attached {
+            share,
+            state: tokio::sync::Mutex::new(files),
+        }),
+        run_directory: config.run_directory.clone(),
+        cid: config.cid,
+        host_ports: config.host_ports.clone(),
+        devices: Devices::of(config, known.as_ref()),
+    });
     let line = match &known {
         None => slot::wake_up(config),
         Some(known) => slot::wake_up_again(known.interfaces.len(), config.interfaces.len()),
@@ -132,6 +149,7 @@ async fn resume(
     state: i32,
     config: &VmConfig,
     foreign_memory: bool,
+    driver: Option<&Driver>,
 ) -> io::Result<()> {
     parts
         .monitor
@@ -148,7 +166,10 @@ async fn resume(
     for (slot, device) in vhost_user_devices(config) {
         plug(monitor, slot, device).await?;
     }
-    Ok(())
+    match driver {
+        Some(driver) => driver.tell(monitor).await,
+        None => Ok(()),
+    }
 }
 
 /// Plugs a device into a machine that runs.

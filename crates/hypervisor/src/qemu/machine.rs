@@ -20,7 +20,7 @@ use super::disk;
 use super::monitor::Monitor;
 use super::slot::{Occupant, Occupied, Slot};
 use super::snapshot::{self, Forked};
-use crate::device::Control;
+use crate::device::{Control, State};
 use crate::process::Process;
 use crate::{
     Error, ExitReason, NetworkBackend, NetworkInterface, OpenDisk, PausedVm, Result, RunningVm,
@@ -44,6 +44,8 @@ pub(super) struct Parts {
     pub(super) to_guest: OwnedWriteHalf,
     pub(super) occupied: Occupied,
     pub(super) host_ports: Vec<u32>,
+    /// What the file system device knows of the guest.
+    pub(super) files: Option<State>,
     /// What it takes to make a snapshot; none if there can be none.
     pub(super) forked: Option<Forked>,
 }
@@ -52,8 +54,8 @@ pub(super) struct Parts {
 enum Order {
     /// End it.
     Kill,
-    /// Hand the first device out: its end will be nobody's fault.
-    Retire(oneshot::Sender<Option<Process>>),
+    /// Hand the device of this name out: its end will be nobody's fault.
+    Retire(&'static str, oneshot::Sender<Option<Process>>),
     /// Another one has taken its place.
     Adopt(Box<Process>),
 }
@@ -77,7 +79,7 @@ pub(super) struct Machine {
     /// Process id of QEMU.
     pub(super) qemu: u32,
     host_ports: Vec<u32>,
-    processes: std::sync::Mutex<Vec<u32>>,
+    processes: Arc<std::sync::Mutex<Vec<u32>>>,
     orders: mpsc::Sender<Order>,
     ended: watch::Receiver<Option<ExitReason>>,
     watcher: JoinHandle<()>,
@@ -85,10 +87,7 @@ pub(super) struct Machine {
 
 impl Machine {
     pub(super) fn start(parts: Parts) -> Self {
-        let processes = std::iter::once(&parts.qemu)
-            .chain(&parts.devices)
-            .filter_map(Process::id)
-            .collect();
+        let processes = Arc::default();
         let qemu = parts.qemu.id().unwrap_or_default();
         let (orders, received) = mpsc::channel(ORDERS);
         let (sender, ended) = watch::channel(None);
@@ -97,7 +96,9 @@ impl Machine {
             devices: parts.devices,
             console: parts.console.clone(),
             recorder: parts.recorder,
+            processes: Arc::clone(&processes),
         };
+        watcher.note();
         let watcher = tokio::spawn(async move {
             let reason = watcher.run(received).await;
             // Nobody may be left to learn it.
@@ -113,7 +114,7 @@ impl Machine {
             snapshots: Mutex::new(0),
             qemu,
             host_ports: parts.host_ports,
-            processes: std::sync::Mutex::new(processes),
+            processes,
             orders,
             ended,
             watcher,
@@ -172,27 +173,22 @@ impl Machine {
         Arc::clone(&control)
     }
 
-    /// Takes the process of the vsock device out of the machine.
-    pub(super) async fn retire_vsock(&self) -> Result<Option<Process>> {
+    /// Takes a device process out of the machine.
+    pub(super) async fn retire(&self, name: &'static str) -> Result<Option<Process>> {
         let (sender, process) = oneshot::channel();
-        let order = Order::Retire(sender);
+        let order = Order::Retire(name, sender);
         self.orders.send(order).await.map_err(|_| Error::Ended)?;
         process.await.map_err(|_| Error::Ended)
     }
 
     /// Makes the process of another vsock device part of the machine.
     pub(super) async fn adopt_vsock(&self, process: Process, control: Control) -> Result<()> {
-        if let (Some(id), Some(place)) = (
-            process.id(),
-            // QEMU comes first.
-            self.processes
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get_mut(1),
-        ) {
-            *place = id;
-        }
         *self.control.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(control);
+        self.adopt(process).await
+    }
+
+    /// Makes another device process part of the machine.
+    pub(super) async fn adopt(&self, process: Process) -> Result<()> {
         let order = Order::Adopt(Box::new(process));
         self.orders.send(order).await.map_err(|_| Error::Ended)
     }
@@ -327,9 +323,20 @@ struct Watcher {
     devices: Vec<Process>,
     console: Console,
     recorder: JoinHandle<()>,
+    /// Ids of the processes, for those who ask.
+    processes: Arc<std::sync::Mutex<Vec<u32>>>,
 }
 
 impl Watcher {
+    fn note(&self) {
+        let all = std::iter::once(&self.qemu).chain(&self.devices);
+        let mut processes = self
+            .processes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *processes = all.filter_map(Process::id).collect();
+    }
+
     async fn run(mut self, mut orders: mpsc::Receiver<Order>) -> ExitReason {
         let reason = loop {
             let order = tokio::select! {
@@ -340,12 +347,17 @@ impl Watcher {
                 }
             };
             match order {
-                Some(Order::Retire(to)) => {
-                    let retired = (!self.devices.is_empty()).then(|| self.devices.remove(0));
+                Some(Order::Retire(name, to)) => {
+                    let place = self.devices.iter().position(|device| device.name == name);
+                    let retired = place.map(|place| self.devices.remove(place));
+                    self.note();
                     // Unclaimed, it ends as it is dropped.
                     let _ = to.send(retired);
                 }
-                Some(Order::Adopt(process)) => self.devices.insert(0, *process),
+                Some(Order::Adopt(process)) => {
+                    self.devices.push(*process);
+                    self.note();
+                }
                 // The sender lives as long as the machine: `None` means it was dropped.
                 Some(Order::Kill) | None => break ExitReason::Killed,
             }

@@ -11,6 +11,7 @@ mod machine;
 mod medium;
 mod memory;
 mod monitor;
+mod share;
 mod slot;
 mod snapshot;
 
@@ -25,7 +26,7 @@ use self::arguments::{Begin, BootFiles, Inherited};
 use self::console::Console;
 use self::machine::{Machine, Parts};
 use self::monitor::Monitor;
-use crate::device::{Control, Device};
+use crate::device::{Control, Device, State};
 use crate::process::Descriptors;
 use crate::template::{Recipe, Template};
 use crate::{
@@ -74,9 +75,12 @@ impl Hypervisor for Qemu {
     async fn boot(&self, config: &VmConfig) -> Result<Box<dyn RunningVm>> {
         self.check(config)?;
         medium::make_new(config, None)?;
-        let parts = self.start(config, self.devices(config, false)?, 0, |descriptors| {
-            Ok(Begin::Boot(boot_files(config, descriptors)?))
-        })?;
+        let parts = self.start(
+            config,
+            self.devices(config, false, None)?,
+            0,
+            |descriptors| Ok(Begin::Boot(boot_files(config, descriptors)?)),
+        )?;
         Ok(Box::new(Machine::start(parts)))
     }
 
@@ -99,7 +103,7 @@ impl Hypervisor for Qemu {
 struct DeviceProcesses {
     vsock: Device,
     control: Control,
-    share: Option<Device>,
+    share: Option<(Device, State)>,
 }
 
 impl Qemu {
@@ -119,8 +123,14 @@ impl Qemu {
     }
 
     /// Starts the device processes. With `foreign_memory`, the vsock device waits
-    /// for a descriptor of the machine's memory.
-    fn devices(&self, config: &VmConfig, foreign_memory: bool) -> Result<DeviceProcesses> {
+    /// for a descriptor of the machine's memory. The file system device goes on with what
+    /// another knew.
+    fn devices(
+        &self,
+        config: &VmConfig,
+        foreign_memory: bool,
+        files: Option<File>,
+    ) -> Result<DeviceProcesses> {
         let (vsock, control) = device::vsock(
             &self.devices_program,
             &config.run_directory,
@@ -131,7 +141,11 @@ impl Qemu {
         let share = config
             .share
             .as_ref()
-            .map(|share| device::fs(&self.devices_program, &config.run_directory, share))
+            .map(|share| {
+                let files = files.map_or_else(State::none, Ok);
+                let files = files.map_err(Error::host("cannot make a file for the share"))?;
+                device::fs(&self.devices_program, &config.run_directory, share, files)
+            })
             .transpose()?;
         Ok(DeviceProcesses {
             vsock,
@@ -152,8 +166,8 @@ impl Qemu {
         let (console_stream, qemu_console) = pair()?;
         let (monitor, qemu_monitor) = pair()?;
         let console_file = File::create(&config.console).map_err(file(&config.console))?;
-        let (share, share_connection) = devices
-            .share
+        let (share, files) = devices.share.unzip();
+        let (share, share_connection) = share
             .map(|device| (device.process, device.connection))
             .unzip();
 
@@ -189,6 +203,7 @@ impl Qemu {
             to_guest,
             occupied: slot::Occupied::of(config),
             host_ports: config.host_ports.clone(),
+            files,
             forked: None,
         })
     }

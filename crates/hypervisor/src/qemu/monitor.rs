@@ -22,7 +22,12 @@ pub(super) struct Monitor {
     stream: BufReader<UnixStream>,
     negotiated: bool,
     events: VecDeque<Value>,
+    /// The way to the machine's address space.
+    door: Option<BufReader<UnixStream>>,
 }
+
+/// Name of that way in QEMU, which calls it `qtest`.
+const DOOR: &str = "registers";
 
 impl Monitor {
     /// Takes a connection that QEMU is given the other end of. Nothing is said
@@ -32,6 +37,7 @@ impl Monitor {
             stream: BufReader::new(stream),
             negotiated: false,
             events: VecDeque::new(),
+            door: None,
         }
     }
 
@@ -67,6 +73,52 @@ impl Monitor {
             return Err(io::ErrorKind::WriteZero.into());
         }
         self.answer(command).await.map(drop)
+    }
+
+    /// Makes a connected socket a character device of QEMU's, of the same name.
+    pub(super) async fn connect(&mut self, name: &str, socket: BorrowedFd<'_>) -> io::Result<()> {
+        self.give(name, socket).await?;
+        let socket = json!({
+            "addr": { "type": "fd", "data": { "str": name } },
+            "server": false,
+        });
+        let backend = json!({ "type": "socket", "data": socket });
+        let chardev = json!({ "id": name, "backend": backend });
+        self.execute("chardev-add", chardev).await.map(drop)
+    }
+
+    /// Writes to an address of the machine, as a CPU would.
+    pub(super) async fn write(&mut self, address: u64, value: u32) -> io::Result<()> {
+        if self.door.is_none() {
+            self.door = Some(self.open_door().await?);
+        }
+        let Some(door) = &mut self.door else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        // A line each way (`softmmu/qtest.c`).
+        let line = format!("writel {address:#x} {value:#x}\n");
+        door.get_mut().write_all(line.as_bytes()).await?;
+        let mut answer = String::new();
+        door.take(64).read_line(&mut answer).await?;
+        match answer.trim() {
+            "OK" => Ok(()),
+            other => Err(io::Error::other(format!("{line:?} was answered {other:?}"))),
+        }
+    }
+
+    /// There is one for each QEMU, for good: 7.2 answers a second one through the first.
+    async fn open_door(&mut self) -> io::Result<BufReader<UnixStream>> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let theirs = theirs.into_std()?;
+        self.connect(DOOR, theirs.as_fd()).await?;
+        let object = json!({
+            "qom-type": "qtest",
+            "id": DOOR,
+            "chardev": DOOR,
+            "log": "none",
+        });
+        self.execute("object-add", object).await?;
+        Ok(BufReader::new(ours))
     }
 
     /// Waits until QEMU has told of an event, unless it already has.

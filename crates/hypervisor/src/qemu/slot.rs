@@ -36,6 +36,11 @@ impl Slot {
         format!("virtio-mmio-bus.{}", self.0)
     }
 
+    /// Where its registers are.
+    pub(super) fn address(self) -> u64 {
+        0xfeb0_0000 + u64::from(self.0) * 512
+    }
+
     /// Name of the frames' end of its network interface in QEMU.
     pub(super) fn netdev(self) -> String {
         format!("net{}", self.0)
@@ -132,9 +137,9 @@ pub(super) fn check(config: &VmConfig) -> Result<()> {
 /// Documentation/admin-guide/kernel-parameters.txt).
 pub(super) fn kernel_parameters() -> String {
     let mut line = String::new();
-    for Slot(number) in all() {
-        let address = 0xfeb0_0000 + u64::from(number) * 512;
-        let interrupt = 5 + number;
+    for slot in all() {
+        let address = slot.address();
+        let interrupt = 5 + slot.0;
         // Writing to a string cannot fail.
         let _ = write!(line, " virtio_mmio.device=512@{address:#x}:{interrupt}");
     }

@@ -22,9 +22,10 @@ use tokio::io::AsyncWriteExt;
 use super::arguments::{VSOCK, vsock_device};
 use super::machine::Machine;
 use super::monitor::Monitor;
+use super::share::{self, Attached, Driver};
 use super::{Qemu, file, fork, jail, memory, slot};
 use crate::device::{self, Device};
-use crate::template::{MEMORY, STATE};
+use crate::template::{MEMORY, STATE, copy_written};
 use crate::{Error, NetworkBackend, Result, VmConfig, WhileStill};
 
 /// Name of the file with what the machine had, of a snapshot.
@@ -43,6 +44,9 @@ pub(super) struct Forked {
     pub(super) qemu: Qemu,
     /// The memory that the machine began with.
     pub(super) memory: File,
+    /// Whether what the guest has written is in QEMU alone; else it is in the file.
+    pub(super) is_private: bool,
+    pub(super) share: Option<Attached>,
     pub(super) run_directory: PathBuf,
     pub(super) cid: u64,
     pub(super) host_ports: Vec<u32>,
@@ -54,6 +58,8 @@ pub(super) struct Forked {
 pub(super) struct Devices {
     pub(super) disks: usize,
     pub(super) interfaces: Vec<Interface>,
+    /// How the guest's driver uses the file system device, if it has one.
+    pub(super) share: Option<Driver>,
 }
 
 /// A network interface: what it may be connected to follows from what its guest was
@@ -93,6 +99,7 @@ impl Devices {
         Self {
             disks: config.disks.len(),
             interfaces,
+            share: None,
         }
     }
 
@@ -118,6 +125,11 @@ impl Devices {
         if self.disks != config.disks.len() {
             return Err(unsupported("copy a snapshot with another number of disks"));
         }
+        if self.share.is_some() != config.share.is_some() {
+            return Err(unsupported(
+                "copy a snapshot with a share of the host into a machine without, or the reverse",
+            ));
+        }
         for (index, known) in self.interfaces.iter().enumerate() {
             let backend = config.interfaces.get(index).map(|given| &given.backend);
             if *known == Interface::Offloading && !matches!(backend, Some(NetworkBackend::Tap(_))) {
@@ -136,8 +148,7 @@ pub(super) async fn snapshot(machine: &Machine, directory: &Path, still: WhileSt
     let Some(forked) = &machine.forked else {
         return Err(Error::Unsupported {
             driver: "qemu",
-            what: "leave a snapshot of a machine that has booted or has volumes; it must be a \
-                   fork of a template",
+            what: "leave a snapshot of a machine that has booted; it must be a fork of a template",
         });
     };
     let failed = |doing: &'static str| {
@@ -161,7 +172,7 @@ pub(super) async fn snapshot(machine: &Machine, directory: &Path, still: WhileSt
     *taken += 1;
     let mut monitor = machine.monitor.lock().await;
     // Its end is no longer that of the machine.
-    let retired = machine.retire_vsock().await?;
+    let retired = machine.retire(device::VSOCK).await?;
     let unplugged = async {
         let device = json!({ "id": VSOCK });
         monitor.execute("device_del", device.clone()).await?;
@@ -214,25 +225,53 @@ async fn write(
     // QEMU takes a descriptor only with the very access that it asks for.
     let (memory, state, devices) = (make(MEMORY)?, make(STATE)?, make(DEVICES)?);
     jail::share(&memory)?;
-    serde_json::to_writer(&devices, &forked.devices)
-        .map_err(|error| file(&directory.join(DEVICES))(error.into()))?;
-    let pid = machine.qemu;
+    let pid = forked.is_private.then_some(machine.qemu);
     let (from, to) = (
         forked.memory.try_clone().map_err(Error::host("memory"))?,
         memory.try_clone().map_err(Error::host("memory"))?,
     );
     let host = |error| Error::host("cannot write the snapshot")(error);
     monitor.execute("stop", json!({})).await.map_err(host)?;
+    let detached = match &forked.share {
+        Some(attached) => share::detach(machine, attached, monitor, directory)
+            .await
+            .map(Some),
+        None => Ok(None),
+    };
     let saved = async {
+        let Ok(detached) = &detached else {
+            return Ok(());
+        };
+        let known = Devices {
+            share: detached.as_ref().map(|share| share.driver.clone()),
+            ..forked.devices.clone()
+        };
+        serde_json::to_writer(&devices, &known)?;
         save(monitor, &state).await?;
         tokio::task::spawn_blocking(move || {
-            memory::copy(pid, &from, &to)?;
+            match pid {
+                Some(pid) => memory::copy(pid, &from, &to)?,
+                None => {
+                    to.set_len(from.metadata()?.len())?;
+                    copy_written(&from, &to)?;
+                }
+            }
             still()
         })
         .await
         .map_err(io::Error::other)?
     };
     let saved = saved.await.map_err(host);
+    let detached = detached.map(|share| (share, saved));
+    let saved = match detached {
+        Ok((share, saved)) => {
+            if let Some(share) = share {
+                share.attach(machine, forked, monitor).await?;
+            }
+            saved
+        }
+        Err(error) => Err(error),
+    };
     monitor.execute("cont", json!({})).await.map_err(host)?;
     saved.map(|()| vec![memory, state, devices])
 }
@@ -261,20 +300,15 @@ async fn plug(machine: &Machine, forked: &Forked, monitor: &mut Monitor) -> Resu
         &forked.run_directory,
         forked.cid,
         &forked.host_ports,
-        true,
+        forked.is_private,
     )?;
-    control
-        .give_memory(&fork::process_memory(machine.qemu)?)
-        .await?;
+    if forked.is_private {
+        control
+            .give_memory(&fork::process_memory(machine.qemu)?)
+            .await?;
+    }
     let plugged = async {
-        monitor.give(VSOCK, connection.as_fd()).await?;
-        let socket = json!({
-            "addr": { "type": "fd", "data": { "str": VSOCK } },
-            "server": false,
-        });
-        let backend = json!({ "type": "socket", "data": socket });
-        let chardev = json!({ "id": VSOCK, "backend": backend });
-        monitor.execute("chardev-add", chardev).await?;
+        monitor.connect(VSOCK, connection.as_fd()).await?;
         fork::plug(monitor, slot::VSOCK, vsock_device()).await
     };
     let plugged = tokio::time::timeout(DEADLINE, plugged).await;
@@ -299,6 +333,7 @@ mod tests {
         let devices = |interfaces| Devices {
             disks: 0,
             interfaces,
+            share: None,
         };
         assert!(devices(vec![Interface::Plain]).check(&config).is_ok());
         let error = devices(vec![Interface::Offloading]).check(&config);

@@ -17,7 +17,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Name of the file with the guest's memory.
-pub(crate) const MEMORY: &str = "memory";
+pub const MEMORY: &str = "memory";
 
 /// Name of the file with the state of CPUs and devices.
 pub(crate) const STATE: &str = "state";
