@@ -30,7 +30,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("iptables", "--network bridge: port mappings"),
     ("iproute2", "tests: networks"),
     ("busybox-static", "demo image"),
-    ("erofs-utils", "tests: fsck.erofs on images we write"),
+    ("erofs-utils", "tests: images we write, layers of an engine"),
     ("docker-registry", "tests: pull"),
     ("skopeo", "tests: fill the registry"),
     ("containerd", "tests: engine"),
