@@ -6,10 +6,12 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use caisson_netlink::{Cidr, Socket};
+use command_fds::CommandFdExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -26,6 +28,9 @@ const CONFIGURATIONS: &str = "/etc/cni/net.d";
 
 /// Where plugins are: other people's first, then Debian's.
 const PLUGINS: [&str; 2] = ["/opt/cni/bin", "/usr/lib/cni"];
+
+/// Where host-local notes addresses, if it is not told another place.
+const LEASES: &str = "/var/lib/cni/networks";
 
 /// Most bytes of a configuration.
 const CONFIGURATION_LIMIT: u64 = 1 << 20;
@@ -80,10 +85,11 @@ impl Lease {
     }
 
     /// Makes an interface in the namespace. What is made is noted here: store the lease
-    /// again.
-    pub fn add(&mut self, namespace: &Namespace) -> Result<()> {
+    /// again. Plugins outlive a caller that is killed, and go on making things: all of
+    /// them have `held` open, so that its lock tells when they have ended.
+    pub fn add(&mut self, namespace: &Namespace, held: &File) -> Result<()> {
         for plugin in &self.list.plugins {
-            let result = self.execute("ADD", plugin, namespace)?;
+            let result = self.execute("ADD", plugin, namespace, Some(held))?;
             self.result = result.or(self.result.take());
         }
         Ok(())
@@ -107,20 +113,38 @@ impl Lease {
             Ok(tap)
         })?;
         for plugin in self.list.plugins.iter().rev() {
-            self.execute("DEL", plugin, &namespace)?;
+            self.execute("DEL", plugin, &namespace, None)?;
         }
         drop(stand_in);
         Ok(())
     }
 
     fn addresses(&self) -> Vec<Cidr> {
-        let ips = self
-            .result
-            .as_ref()
-            .and_then(|result| result["ips"].as_array());
+        let Some(result) = &self.result else {
+            return self.leased();
+        };
+        let ips = result["ips"].as_array();
         ips.into_iter()
             .flatten()
             .filter_map(|ip| ip["address"].as_str()?.parse().ok())
+            .collect()
+    }
+
+    /// Addresses that host-local holds for the container, if whoever asked for them was
+    /// killed before the answer: a file for each, named after it, begins with the id.
+    fn leased(&self) -> Vec<Cidr> {
+        let plugins = self.list.plugins.iter().map(|plugin| &plugin["ipam"]);
+        let pools = plugins.filter(|ipam| ipam["type"] == "host-local");
+        let files = pools.flat_map(|ipam| {
+            let folder = ipam["dataDir"].as_str().unwrap_or(LEASES);
+            let files = fs::read_dir(Path::new(folder).join(&self.list.name));
+            files.into_iter().flatten().flatten()
+        });
+        let ours = files.filter(|file| {
+            let text = fs::read_to_string(file.path()).unwrap_or_default();
+            text.lines().next() == Some(&self.container)
+        });
+        ours.filter_map(|file| file.file_name().to_str()?.parse().ok())
             .collect()
     }
 
@@ -131,6 +155,7 @@ impl Lease {
         command: &str,
         plugin: &Value,
         namespace: &Namespace,
+        held: Option<&File>,
     ) -> Result<Option<Value>> {
         let name = plugin["type"].as_str().unwrap_or_default();
         let program = program(name)?;
@@ -144,7 +169,13 @@ impl Lease {
             let ports: Vec<_> = self.ports.iter().map(mapping).collect();
             configuration["runtimeConfig"] = json!({ "portMappings": ports });
         }
+        let doing = || format!("run the CNI plugin {name}");
+        let held = held.map(|file| Ok(file.try_clone()?.into()));
+        let held: Option<OwnedFd> = held
+            .transpose()
+            .map_err(Error::host::<io::Error>(doing()))?;
         let mut child = Command::new(&program)
+            .preserved_fds(held.into_iter().collect())
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("CNI_COMMAND", command)
@@ -157,7 +188,6 @@ impl Lease {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|source| Error::Spawn { program, source })?;
-        let doing = || format!("run the CNI plugin {name}");
         if let Some(mut stdin) = child.stdin.take() {
             // One that ends without reading says why on its output.
             let _ = stdin.write_all(configuration.to_string().as_bytes());

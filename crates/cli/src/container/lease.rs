@@ -1,7 +1,7 @@
 //! A container's place in a CNI network, noted in its folder for as long as there is
 //! anything to be given back.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 
 use anyhow::{Context, Result, bail};
@@ -24,9 +24,12 @@ pub fn obtain(
     release(container)?;
     let mut lease = Lease::new(network, &container.record.id, ports)?;
     let namespace = Namespace::new()?;
+    let plugins = plugins(container)?;
+    plugins.lock_shared()?;
     store(container, &lease)?;
-    let joined = lease
-        .add(&namespace)
+    let added = lease.add(&namespace, &plugins);
+    drop(plugins);
+    let joined = added
         .map_err(anyhow::Error::from)
         .and_then(|()| store(container, &lease))
         .and_then(|()| Ok(namespace.join(spoofing)?));
@@ -48,11 +51,20 @@ pub fn release(container: &Container) -> Result<()> {
             return Err(error).with_context(|| format!("cannot read {}", path.display()));
         }
     };
+    // Those that a supervisor ran when it was killed make things until they end.
+    plugins(container)?.lock()?;
     // One that is cut short belongs to a place that was never taken.
     if let Ok(lease) = serde_json::from_slice::<Lease>(&bytes) {
         lease.remove()?;
     }
     fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
+}
+
+/// The file that plugins have open while they make something for a container.
+fn plugins(container: &Container) -> Result<File> {
+    let path = container.network_lease().with_extension("lock");
+    let opened = File::options().create(true).append(true).open(&path);
+    opened.with_context(|| format!("cannot open {}", path.display()))
 }
 
 fn store(container: &Container, lease: &Lease) -> Result<()> {
