@@ -19,7 +19,7 @@ use rustix::fs::Mode;
 use crate::attachment::Holder;
 use crate::filter::{Filter, Ipv6};
 use crate::guest::link_local;
-use crate::relay::{self, Relay};
+use crate::relay::Relay;
 use crate::{
     Attachment, Egress, Error, Guest, Interface, Link, PortMapping, Protocol, Result, Route, host,
 };
@@ -89,7 +89,6 @@ pub fn start(config: &Config) -> Result<Attachment> {
     let pair = || UnixStream::pair().map_err(Error::host("make a socket pair"));
     let (machine, machine_end) = pair()?;
     let (stack, stack_end) = pair()?;
-    relay::widen(&stack_end).map_err(Error::host("set the size of a socket's buffer"))?;
     let (started, process) = spawn(config, ipv6_from.as_deref(), stack_end.into())?;
     let user = UserMode {
         relay: Mutex::new(None),

@@ -5,19 +5,11 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 
-use rustix::io::Errno;
-use rustix::net::sockopt;
-
 use crate::filter::Filter;
 use crate::{Error, Result};
 
 /// Bytes read at a time: two of the largest frames and then some.
 const BUFFER: usize = 256 << 10;
-
-/// Bytes that may wait on their way from the stack. It drops what does not fit and sends it
-/// again after a timeout, so that a guest's whole receive window should: Linux lets it grow
-/// to about this.
-const WINDOW: usize = 4 << 20;
 
 /// Longest frame: what both the machine and the stack take.
 const LONGEST: usize = 65_535 + 14;
@@ -66,16 +58,6 @@ impl Drop for Relay {
             let _ = thread.join();
         }
     }
-}
-
-/// Makes room in the stack's end of its connection, as much as this user may.
-pub(crate) fn widen(stack: &UnixStream) -> io::Result<()> {
-    match sockopt::set_socket_send_buffer_size_force(stack, WINDOW) {
-        // The system's limit (net.core.wmem_max) is for all but root.
-        Err(Errno::PERM) => sockopt::set_socket_send_buffer_size(stack, WINDOW),
-        other => other,
-    }
-    .map_err(io::Error::from)
 }
 
 fn copies(machine: &UnixStream, stack: &UnixStream) -> io::Result<(UnixStream, UnixStream)> {
