@@ -12,7 +12,7 @@ use crate::host::Host;
 use crate::reaper::Reaper;
 use crate::server::Server;
 use crate::streams::Streams;
-use crate::template;
+use crate::{network, template};
 
 /// Serves the host until something that cannot fail does.
 pub async fn serve(started_ns: i64) -> Result<()> {
@@ -42,7 +42,8 @@ pub async fn serve(started_ns: i64) -> Result<()> {
 
     if let Some(wanted) = template::wanted()? {
         // Nothing else goes on yet: the event loop may be held up.
-        cgroup::prepare_device_rules()?;
+        cgroup::prepare()?;
+        network::prepare()?;
         disks.prepare(wanted.new_disk.as_deref())?;
         template::wait()?;
     }

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use caisson_netlink::{Cidr, Link, Mac, Neighbour, Route, Socket};
 use caisson_protocol::agent::{self as api, InterfaceStats, Network, UpdateNetworkRequest};
@@ -15,13 +16,43 @@ use crate::error::{Error, Result};
 /// Longest name of an interface (`IFNAMSIZ` without the zero).
 const NAME_LIMIT: usize = 15;
 
+/// The interface that this machine had as a template, until it is given its place.
+static TEMPLATE: Mutex<Option<Link>> = Mutex::new(None);
+
+/// Looks for the interface of a machine that is to be frozen, which each fork has, with a
+/// hardware address of its own.
+pub fn prepare() -> Result<()> {
+    let mut links = links(&mut open()?)?;
+    links.retain(|link| !link.loopback);
+    *template() = links.pop();
+    Ok(())
+}
+
+fn template() -> MutexGuard<'static, Option<Link>> {
+    TEMPLATE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The interfaces that there are. The one of a template is the only one of its fork.
+fn found(socket: &mut Socket, wanted: &[api::Interface]) -> Result<Vec<Link>> {
+    let (Some(mut link), [interface]) = (template().take(), wanted) else {
+        return links(socket);
+    };
+    let mac = mac(&interface.mac)?;
+    let doing = || format!("give {} its hardware address", link.name);
+    socket
+        .set_mac(link.index, mac)
+        .map_err(Error::system(doing()))?;
+    link.mac = Some(mac);
+    Ok(vec![link])
+}
+
 /// Sets up all that there is to be. Some of it may be there.
 pub fn set_up(network: &Network) -> Result<()> {
     if network.interfaces.is_empty() {
         return Ok(());
     }
     let mut socket = open()?;
-    let links = links(&mut socket)?;
+    let links = found(&mut socket, &network.interfaces)?;
     let named = Named::find(&links, &network.interfaces)?;
     named.rename(&mut socket, &links)?;
     for (interface, (_, index)) in network.interfaces.iter().zip(&named.0) {

@@ -9,6 +9,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use caisson_protocol::{
     LET_GO, NEW_DISK_PARAMETER, TEMPLATE_PARAMETER, TEMPLATE_READY, WAKE_UP_LIMIT,
@@ -19,6 +20,10 @@ use crate::device;
 use crate::error::{Error, Result};
 
 const CONSOLE: &str = "/dev/ttyS0";
+
+/// The serial port on which the host wakes this machine. It stays open, and as the first
+/// wait has set it: to give it back would be code that every fork runs for the first time.
+static PORT: OnceLock<File> = OnceLock::new();
 
 /// Where there is a link for each vsock device, of which the machine has one.
 const VSOCK: &str = "/sys/bus/virtio/drivers/vmw_vsock_virtio_transport";
@@ -82,6 +87,7 @@ fn vsock() -> Result<String> {
 
 /// Says that the machine can be frozen, and makes the devices that the host names.
 fn bind_when_told(ready: &str) -> Result<()> {
+    device::prepare_to_bind()?;
     let line = wake_up(ready).map_err(Error::system("wait on the serial console"))?;
     for device in devices(&line)? {
         device::bind(device)?;
@@ -90,11 +96,7 @@ fn bind_when_told(ready: &str) -> Result<()> {
 }
 
 fn wake_up(ready: &str) -> std::io::Result<String> {
-    let mut console = File::options().read(true).write(true).open(CONSOLE)?;
-    let cooked = tcgetattr(&console)?;
-    let mut raw = cooked.clone();
-    raw.make_raw();
-    tcsetattr(&console, OptionalActions::Now, &raw)?;
+    let mut console = port()?;
     console.write_all(format!("{ready}\n").as_bytes())?;
     let mut line = Vec::new();
     while line.last() != Some(&b'\n') && line.len() < WAKE_UP_LIMIT {
@@ -102,8 +104,18 @@ fn wake_up(ready: &str) -> std::io::Result<String> {
         let read = console.read(&mut bytes)?;
         line.extend_from_slice(&bytes[..read]);
     }
-    tcsetattr(&console, OptionalActions::Now, &cooked)?;
     Ok(String::from_utf8_lossy(&line).into_owned())
+}
+
+fn port() -> std::io::Result<&'static File> {
+    if let Some(port) = PORT.get() {
+        return Ok(port);
+    }
+    let port = File::options().read(true).write(true).open(CONSOLE)?;
+    let mut raw = tcgetattr(&port)?;
+    raw.make_raw();
+    tcsetattr(&port, OptionalActions::Now, &raw)?;
+    Ok(PORT.get_or_init(|| port))
 }
 
 fn devices(line: &str) -> Result<Vec<u32>> {

@@ -48,6 +48,14 @@ impl VmConfig {
         let only = writable.next().filter(|disk| disk.new.is_some())?;
         writable.next().is_none().then_some(only)
     }
+
+    /// Whether a template of the machine has a network interface as well: one, which
+    /// leaves nothing to its other end, as there is none in the template.
+    pub fn has_plain_network(&self) -> bool {
+        let plain =
+            |interface: &NetworkInterface| matches!(interface.backend, NetworkBackend::Stream(_));
+        self.new_disk().is_some() && matches!(&self.interfaces[..], [only] if plain(only))
+    }
 }
 
 /// A raw image attached as a virtio disk.

@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use caisson_protocol::agent::StatsResponse;
 use oci_spec::runtime::LinuxResources;
@@ -13,10 +14,23 @@ use rustix::fs::{Mode, OFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-pub use device::prepare as prepare_device_rules;
-
 use crate::boot::CGROUPS;
 use crate::error::{Error, Result};
+
+/// Name of a cgroup that is made before a template is frozen. No container has it.
+const FIRST: &str = "first container";
+
+/// Whether it is there and nobody has it.
+static FIRST_IS_FREE: AtomicBool = AtomicBool::new(false);
+
+/// Does what can be done for the first container before anybody has asked for it: a cgroup
+/// without limits, and the rules for devices that most have.
+pub fn prepare() -> Result<()> {
+    let path = Path::new(CGROUPS).join(FIRST);
+    fs::create_dir(&path).map_err(Error::path("make the cgroup", &path))?;
+    FIRST_IS_FREE.store(true, Ordering::Relaxed);
+    device::prepare()
+}
 
 /// A container's cgroup. Dropping it removes nothing; see [`Cgroup::remove`].
 #[derive(Debug)]
@@ -27,8 +41,13 @@ pub struct Cgroup {
 impl Cgroup {
     /// Makes the cgroup and sets its limits.
     pub fn create(id: &str, resources: Option<&LinuxResources>) -> Result<Self> {
-        let path = Path::new(CGROUPS).join(id);
-        fs::create_dir(&path).map_err(Error::path("make the cgroup", &path))?;
+        let path = if FIRST_IS_FREE.swap(false, Ordering::Relaxed) {
+            Path::new(CGROUPS).join(FIRST)
+        } else {
+            let path = Path::new(CGROUPS).join(id);
+            fs::create_dir(&path).map_err(Error::path("make the cgroup", &path))?;
+            path
+        };
         let cgroup = Self { path };
         if let Some(resources) = resources
             && let Err(error) = cgroup.restrict(resources)

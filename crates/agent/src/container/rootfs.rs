@@ -138,7 +138,7 @@ impl Rootfs {
         }
         copy_owner(&image, &upper)?;
         let data = format!(
-            "lowerdir={},upperdir={},workdir={}",
+            "lowerdir={},upperdir={},workdir={},uuid=null",
             image.display(),
             upper.display(),
             work.display()

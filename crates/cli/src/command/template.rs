@@ -1,10 +1,12 @@
 //! `caisson template`: the machines from which others are forked.
 
+use std::fs::File;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use caisson_hypervisor::template::{self, Description};
-use caisson_hypervisor::{Hypervisor, VmConfig};
+use caisson_hypervisor::{Hypervisor, NetworkBackend, NetworkInterface, VmConfig};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
@@ -120,7 +122,7 @@ fn build(flags: &BuildFlags, settings: &Settings) -> Result<()> {
         memory,
         disks: machine::new_disks(settings)?,
         share: None,
-        interfaces: Vec::new(),
+        interfaces: interfaces(settings)?,
         network_namespace: None,
         host_ports: Vec::new(),
         cid: 0,
@@ -135,6 +137,19 @@ fn build(flags: &BuildFlags, settings: &Settings) -> Result<()> {
     })?;
     println!("{}", template.key);
     Ok(())
+}
+
+/// The interfaces of machines in the network that containers have by default, as their
+/// template has to know them: what they are, not where they lead.
+fn interfaces(settings: &Settings) -> Result<Vec<NetworkInterface>> {
+    if settings.network != "user" {
+        return Ok(Vec::new());
+    }
+    let nowhere = File::open("/dev/null").context("cannot open /dev/null")?;
+    Ok(vec![NetworkInterface {
+        mac: [0; 6],
+        backend: NetworkBackend::Stream(Arc::new(nowhere.into())),
+    }])
 }
 
 fn remove(all: bool, keys: &[String], settings: &Settings) -> Result<()> {

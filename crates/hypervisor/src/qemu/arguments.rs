@@ -20,6 +20,8 @@ pub(super) struct Inherited {
     pub(super) begin: Begin,
     /// What is in its disks, in the order of the configuration.
     pub(super) disks: Vec<Medium>,
+    /// Network interfaces that it has at the least: those without a network lead nowhere.
+    pub(super) networks: usize,
     /// Its other devices; a machine that becomes a template has none.
     pub(super) devices: Option<Devices>,
 }
@@ -71,8 +73,6 @@ pub(super) struct Devices {
     pub(super) share: Option<i32>,
     /// Network interfaces, in the order of the configuration.
     pub(super) networks: Vec<i32>,
-    /// Interfaces that the state has: those without a network lead nowhere.
-    pub(super) expected_networks: usize,
 }
 
 /// What QEMU is started with: a `microvm`, which has virtio-mmio devices and no PCI.
@@ -159,6 +159,12 @@ pub(super) fn arguments(
     if let Some(devices) = &inherited.devices {
         add_devices(&mut list, config, devices, inherited.begin);
     }
+    let connected = inherited.devices.iter();
+    let connected = connected.map(|devices| devices.networks.len()).sum();
+    for slot in slot::networks().take(inherited.networks).skip(connected) {
+        let idle = json!({ "driver": NETWORK, "guest_announce": false, "bus": slot.bus() });
+        list.option("-device", idle.to_string());
+    }
     list.0
 }
 
@@ -182,13 +188,6 @@ fn add_devices(list: &mut List, config: &VmConfig, devices: &Devices, begin: Beg
         }
     }
     add_networks(list, config, &devices.networks);
-    for slot in slot::networks()
-        .take(devices.expected_networks)
-        .skip(devices.networks.len())
-    {
-        let idle = json!({ "driver": NETWORK, "guest_announce": false, "bus": slot.bus() });
-        list.option("-device", idle.to_string());
-    }
 }
 
 /// A template that has disks has them where its forks have theirs.
@@ -461,11 +460,11 @@ mod tests {
             monitor: 4,
             begin,
             disks: vec![Medium::File(7)],
+            networks: 0,
             devices: Some(Devices {
                 vsock: 5,
                 share: Some(6),
                 networks: Vec::new(),
-                expected_networks: 0,
             }),
         }
     }
@@ -550,6 +549,7 @@ mod tests {
         });
         let template = Inherited {
             disks: vec![Medium::Nothing, Medium::File(7)],
+            networks: 1,
             devices: None,
             ..inherited(Begin::Template {
                 files: FILES,
@@ -559,9 +559,13 @@ mod tests {
         let arguments = arguments(&config, Accelerator::Tcg, 2_000_000, &template);
         let devices = values(&arguments, "-device");
         let slots = slot::disks().zip(["image", "scratch"]).enumerate();
-        let expected: Vec<_> = slots
+        let mut expected: Vec<_> = slots
             .map(|(number, (slot, serial))| disk_device(number, serial, slot).to_string())
             .collect();
+        expected.push(
+            r#"{"bus":"virtio-mmio-bus.0","driver":"virtio-net-device","guest_announce":false}"#
+                .to_owned(),
+        );
         assert_eq!(devices, expected);
         let nodes = values(&arguments, "-blockdev");
         assert!(nodes[0].contains("null-co"), "{nodes:?}");
@@ -572,14 +576,14 @@ mod tests {
 
     #[test]
     fn a_copy_of_a_snapshot_has_the_interfaces_that_its_state_has() {
-        let mut copy = inherited(Begin::Fork {
-            memory: 10,
-            private: true,
-            snapshot: true,
-        });
-        if let Some(devices) = &mut copy.devices {
-            devices.expected_networks = 1;
-        }
+        let copy = Inherited {
+            networks: 1,
+            ..inherited(Begin::Fork {
+                memory: 10,
+                private: true,
+                snapshot: true,
+            })
+        };
         let arguments = arguments(&config(), Accelerator::Tcg, 2_000_000, &copy);
         let without = ["migration.send-configuration=off"];
         assert_eq!(values(&arguments, "-global"), without);

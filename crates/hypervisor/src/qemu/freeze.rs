@@ -48,6 +48,7 @@ pub(super) fn recipe(qemu: &Qemu, config: &VmConfig) -> Result<Recipe> {
             memory: 0,
         },
         disks: vec![Medium::Nothing; model.disks.len()],
+        networks: usize::from(config.has_plain_network()),
         devices: None,
     };
     let arguments = arguments::arguments(&model, qemu.accelerator, tsc_khz, &inherited);
@@ -94,6 +95,7 @@ fn model(config: &VmConfig) -> VmConfig {
 
 /// Makes a template's files in `directory`.
 pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> Result<()> {
+    let networks = usize::from(config.has_plain_network());
     let config = model(config);
     let make = |name: &str| {
         let path = directory.join(name);
@@ -126,6 +128,7 @@ pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> 
             ),
         },
         disks,
+        networks,
         devices: None,
     };
     let arguments = arguments::arguments(&config, qemu.accelerator, qemu.tsc_khz, &inherited);

@@ -177,11 +177,11 @@ impl Qemu {
             monitor: descriptors.add(qemu_monitor),
             begin: begin(&mut descriptors)?,
             disks: medium::all(config, &mut descriptors)?,
+            networks: expected_networks,
             devices: Some(arguments::Devices {
                 vsock: descriptors.add(devices.vsock.connection),
                 share: share_connection.map(|connection| descriptors.add(connection)),
                 networks: networks(config, &mut descriptors)?,
-                expected_networks,
             }),
         };
         let arguments = arguments::arguments(config, self.accelerator, self.tsc_khz, &inherited);

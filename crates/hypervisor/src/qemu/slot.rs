@@ -153,12 +153,16 @@ pub(super) fn wake_up(config: &VmConfig) -> String {
         Some(_) => 0,
         None => config.disks.len(),
     };
+    let new_networks = match config.has_plain_network() {
+        true => 0,
+        false => config.interfaces.len(),
+    };
     numbers(|slot| match slot {
         VSOCK => true,
         SHARE => config.share.is_some(),
         other => disks()
             .take(new_disks)
-            .chain(networks().take(config.interfaces.len()))
+            .chain(networks().take(new_networks))
             .any(|taken| taken == other),
     })
 }
@@ -222,6 +226,14 @@ pub(super) mod tests {
         }
     }
 
+    fn interface() -> NetworkInterface {
+        let (stream, _) = std::os::unix::net::UnixStream::pair().expect("pair");
+        NetworkInterface {
+            mac: [2; 6],
+            backend: NetworkBackend::Stream(Arc::new(stream.into())),
+        }
+    }
+
     #[test]
     fn a_fork_is_woken_with_its_devices() {
         assert_eq!(wake_up(&config(2, false)), "0 2 3\n");
@@ -237,21 +249,17 @@ pub(super) mod tests {
         assert_eq!(wake_up(&config), "0 2 3\n");
         config.disks[1].new = Some("/empty".into());
         assert_eq!(wake_up(&config), "0\n");
+        config.interfaces = vec![interface()];
+        assert_eq!(wake_up(&config), "0\n", "nor is one interface");
+        config.interfaces.push(interface());
+        assert_eq!(wake_up(&config), "0 5 6\n");
+        config.interfaces.clear();
         config.disks[0].read_only = false;
         assert_eq!(wake_up(&config), "0 2 3\n", "not all are new");
     }
 
     #[test]
     fn interfaces_and_disks_have_slots_of_their_own() {
-        let interface = || NetworkInterface {
-            mac: [2; 6],
-            backend: NetworkBackend::Stream(Arc::new(
-                std::os::unix::net::UnixStream::pair()
-                    .expect("pair")
-                    .0
-                    .into(),
-            )),
-        };
         let mut config = config(2, false);
         config.interfaces = vec![interface(), interface()];
         assert_eq!(wake_up(&config), "0 2 3 5 6\n");

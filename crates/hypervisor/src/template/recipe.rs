@@ -37,6 +37,9 @@ pub struct Kind {
     /// Whether its disks are in it.
     #[serde(default)]
     pub disks: bool,
+    /// Whether it has a network interface.
+    #[serde(default)]
+    pub network: bool,
     /// Parameters that the kernel was given besides those of the driver.
     pub kernel_parameters: Vec<String>,
 }
@@ -52,6 +55,7 @@ impl Recipe {
                 kernel: config.kernel.clone(),
                 initramfs: config.initramfs.clone(),
                 disks: config.new_disk().is_some(),
+                network: config.has_plain_network(),
                 kernel_parameters: config.kernel_parameters.clone(),
             },
             inputs: BTreeMap::new(),
