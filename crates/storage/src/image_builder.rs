@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use crate::erofs::{self, Disk, Spool, Tree, TreeLimits};
+use crate::erofs::{self, Attributes, Disk, FileWriter, Kind, Spool, Tree, TreeLimits};
 use crate::layer::{self, Target};
 use crate::{Digest, Error, Result};
 
@@ -119,6 +119,14 @@ impl ImageBuilder {
         Ok(actual)
     }
 
+    /// Adds what is put over in every container, where the image has nothing of that name,
+    /// as Docker does. It would else be made in the writable layer of each.
+    pub fn add_mount_points(&mut self) -> Result<()> {
+        self.check_usable()?;
+        self.layers += 1;
+        add_mount_points(&mut self.target, self.layers)
+    }
+
     /// Writes the tree, which makes the disk one.
     pub fn finish(self) -> Result<()> {
         self.check_usable()?;
@@ -135,4 +143,36 @@ impl ImageBuilder {
         }
         Ok(())
     }
+}
+
+fn add_mount_points(target: &mut Target, layer: u32) -> Result<()> {
+    const FOLDERS: [&str; 4] = ["dev", "etc", "proc", "sys"];
+    const FILES: [&str; 3] = ["hostname", "hosts", "resolv.conf"];
+    let refuse = |name: &str| {
+        let entry = name.to_owned();
+        move |reason: &'static str| Error::Layer {
+            entry,
+            reason: reason.to_owned(),
+        }
+    };
+    let tree = &mut target.tree;
+    for name in FOLDERS {
+        if tree.child(Tree::ROOT, name.as_bytes()).is_none() {
+            tree.insert_directory(Tree::ROOT, name.as_bytes(), layer, None)
+                .map_err(refuse(name))?;
+        }
+    }
+    let etc = tree.child(Tree::ROOT, b"etc");
+    let Some(etc) = etc.filter(|etc| tree.is_directory(*etc)) else {
+        return Ok(());
+    };
+    for name in FILES {
+        if tree.child(etc, name.as_bytes()).is_none() {
+            let empty = FileWriter::new(&mut target.disk, &mut target.spool, 0).finish()?;
+            let (kind, attributes) = (Kind::File(empty), Attributes::of_empty_file());
+            tree.insert(etc, name.as_bytes(), layer, attributes, kind)
+                .map_err(refuse(name))?;
+        }
+    }
+    Ok(())
 }

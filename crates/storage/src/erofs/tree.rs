@@ -61,6 +61,14 @@ impl Attributes {
             xattrs: Xattrs::default(),
         }
     }
+
+    /// Those of an empty file that no layer describes.
+    pub(crate) fn of_empty_file() -> Self {
+        Self {
+            permissions: 0o644,
+            ..Self::of_implicit_folder()
+        }
+    }
 }
 
 /// What an inode is.
@@ -183,7 +191,7 @@ impl Tree {
         }
     }
 
-    fn is_directory(&self, id: InodeId) -> bool {
+    pub(crate) fn is_directory(&self, id: InodeId) -> bool {
         matches!(self.get(id).kind, Kind::Directory(_))
     }
 

@@ -127,10 +127,11 @@ impl DiskBuilder {
     }
 
     /// Makes the image part of the store.
-    pub(crate) fn finish(self, store: &ImageStore, names: &[Reference]) -> Result<Image> {
+    pub(crate) fn finish(mut self, store: &ImageStore, names: &[Reference]) -> Result<Image> {
         if self.layers != self.config.diff_ids.len() {
             return Err(self.wrong_number_of_layers());
         }
+        self.builder.add_mount_points()?;
         self.builder.finish()?;
         File::open(&self.disk)
             .and_then(|disk| disk.sync_all())

@@ -243,3 +243,34 @@ fn refuses_what_has_no_place() {
     let said = refusal(&[Archive::new().file("evil\u{1b}[2J/../x", b"")]);
     assert!(!said.contains('\u{1b}'), "{said:?}");
 }
+
+#[test]
+fn what_is_put_over_in_every_container_is_there() {
+    let image = |layer: Archive| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.erofs");
+        let mut builder = ImageBuilder::create(&path, Limits::default()).unwrap();
+        builder.add_layer(layer.end().as_slice(), None).unwrap();
+        builder.add_mount_points().unwrap();
+        builder.finish().unwrap();
+        let image = Image {
+            _folder: folder,
+            path,
+        };
+        image.listing()
+    };
+    assert_eq!(
+        image(Archive::new().file("etc/hosts", b"1").file("dev", b"2")),
+        [
+            "dev=2",
+            "etc/",
+            "etc/hostname=",
+            "etc/hosts=1",
+            "etc/resolv.conf=",
+            "proc/",
+            "sys/"
+        ]
+    );
+    let linked = image(Archive::new().symlink("etc", "usr/etc"));
+    assert_eq!(linked.len(), 4, "nothing is put behind a link: {linked:?}");
+}
