@@ -5,11 +5,12 @@
 //! mounted, and never another, for what the kernel knows of it is in memory.
 
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::error::{self, Error, Result};
 
@@ -83,12 +84,51 @@ fn list() -> Result<impl Iterator<Item = (String, PathBuf)>> {
     }))
 }
 
-/// What the kernel has to write of a new mount is written here, not in each fork.
+/// What the kernel has to read and to write of a new mount, it does here and not in each
+/// fork.
 fn mount_new(device: &Path, point: &Path) -> Result<()> {
     fs::create_dir_all(point).map_err(Error::path("make", point))?;
     mount_layer(device, point)?;
+    try_out(point)?;
     let folder = fs::File::open(point).map_err(Error::path("open", point))?;
     rustix::fs::syncfs(folder).map_err(Error::path("write", point))
+}
+
+/// Lays the layer over an empty folder for a moment: overlayfs tries out what the layer's
+/// file system can do, for which that has to know its free blocks and inodes.
+fn try_out(layer: &Path) -> Result<()> {
+    let (empty, both) = (Path::new(NEW).join("empty"), Path::new(NEW).join("both"));
+    for folder in [&empty, &both] {
+        fs::create_dir(folder).map_err(Error::path("make", folder))?;
+    }
+    mount_overlay(&empty, layer, &both)?;
+    unmount(&both, UnmountFlags::empty()).map_err(Error::path("unmount", &both))?;
+    // The next mount would empty it first.
+    let left = layer.join("work/work");
+    for folder in [&left, &both, &empty] {
+        fs::remove_dir(folder).map_err(Error::path("remove", folder))?;
+    }
+    Ok(())
+}
+
+/// Lays a writable layer over a folder.
+pub fn mount_overlay(below: &Path, layer: &Path, point: &Path) -> Result<()> {
+    // Without an identity of its own, which would be one more thing to draw and to write.
+    let data = format!(
+        "lowerdir={},upperdir={},workdir={},uuid=null",
+        below.display(),
+        layer.join("upper").display(),
+        layer.join("work").display()
+    );
+    let data = CString::new(data).expect("the data is put together from names without NUL bytes");
+    mount(
+        "overlay",
+        point,
+        "overlay",
+        MountFlags::empty(),
+        Some(data.as_c_str()),
+    )
+    .map_err(Error::path("mount (overlay)", point))
 }
 
 /// Mounts the disk of a writable layer.

@@ -1,18 +1,19 @@
 //! The agent's vsock ports.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use caisson_protocol::{AGENT_PORT, STREAM_PORT, agent_ttrpc};
 use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
 
-use crate::cgroup;
+use crate::cgroup::{self, Cgroup};
 use crate::disks::Disks;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::reaper::Reaper;
 use crate::server::Server;
 use crate::streams::Streams;
-use crate::{network, template};
+use crate::{network, rehearsal, template};
 
 /// Serves the host until something that cannot fail does.
 pub async fn serve(started_ns: i64) -> Result<()> {
@@ -42,9 +43,11 @@ pub async fn serve(started_ns: i64) -> Result<()> {
 
     if let Some(wanted) = template::wanted()? {
         // Nothing else goes on yet: the event loop may be held up.
-        cgroup::prepare()?;
+        let cgroup = Cgroup::prepare_first()?;
+        cgroup::prepare_device_rules()?;
         network::prepare()?;
         disks.prepare(wanted.new_disk.as_deref())?;
+        rehearsal::make_child(cgroup.open()?.as_fd())?;
         template::wait()?;
     }
     // All ports listen: this connection is how the host learns that.

@@ -14,6 +14,8 @@ use rustix::fs::{Mode, OFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+pub use device::prepare as prepare_device_rules;
+
 use crate::boot::CGROUPS;
 use crate::error::{Error, Result};
 
@@ -23,15 +25,6 @@ const FIRST: &str = "first container";
 /// Whether it is there and nobody has it.
 static FIRST_IS_FREE: AtomicBool = AtomicBool::new(false);
 
-/// Does what can be done for the first container before anybody has asked for it: a cgroup
-/// without limits, and the rules for devices that most have.
-pub fn prepare() -> Result<()> {
-    let path = Path::new(CGROUPS).join(FIRST);
-    fs::create_dir(&path).map_err(Error::path("make the cgroup", &path))?;
-    FIRST_IS_FREE.store(true, Ordering::Relaxed);
-    device::prepare()
-}
-
 /// A container's cgroup. Dropping it removes nothing; see [`Cgroup::remove`].
 #[derive(Debug)]
 pub struct Cgroup {
@@ -39,6 +32,15 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
+    /// Makes the one of the first container before anybody has asked for it. It has no
+    /// limits yet.
+    pub fn prepare_first() -> Result<Self> {
+        let path = Path::new(CGROUPS).join(FIRST);
+        fs::create_dir(&path).map_err(Error::path("make the cgroup", &path))?;
+        FIRST_IS_FREE.store(true, Ordering::Relaxed);
+        Ok(Self { path })
+    }
+
     /// Makes the cgroup and sets its limits.
     pub fn create(id: &str, resources: Option<&LinuxResources>) -> Result<Self> {
         let path = if FIRST_IS_FREE.swap(false, Ordering::Relaxed) {

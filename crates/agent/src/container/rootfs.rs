@@ -137,15 +137,10 @@ impl Rootfs {
             fs::create_dir_all(folder).map_err(Error::path("make", folder))?;
         }
         copy_owner(&image, &upper)?;
-        let data = format!(
-            "lowerdir={},upperdir={},workdir={},uuid=null",
-            image.display(),
-            upper.display(),
-            work.display()
-        );
         let rootfs = self.point("rootfs")?;
-        let none = MountFlags::empty();
-        self.mount_at(&rootfs, Path::new("overlay"), "overlay", none, Some(&data))
+        disks::mount_overlay(&image, &layer, &rootfs)?;
+        self.mounted.push(rootfs);
+        Ok(())
     }
 
     /// Mounts what takes the container's writes. Returns where it is.
