@@ -72,7 +72,9 @@ fn list(format: &str, settings: &Settings) -> Result<()> {
         }
         return Ok(());
     }
-    let mut table = Table::new(["KEY", "CREATED", "CPUS", "MEMORY", "ON DISK", "KERNEL"]);
+    let mut table = Table::new([
+        "KEY", "CREATED", "CPUS", "MEMORY", "DEVICES", "ON DISK", "KERNEL",
+    ]);
     for template in &templates {
         let kind = &template.recipe.kind;
         table.row([
@@ -80,6 +82,7 @@ fn list(format: &str, settings: &Settings) -> Result<()> {
             &ago(&created(template)),
             &kind.cpus.to_string(),
             &bytes(kind.memory),
+            devices(template),
             &bytes(template.disk),
             &kind.kernel.display().to_string(),
         ]);
@@ -96,10 +99,21 @@ fn shown(template: &Description) -> serde_json::Value {
         "hypervisor": kind.driver,
         "cpus": kind.cpus,
         "memory": kind.memory,
+        "disks": kind.disks,
+        "network": kind.network,
         "diskBytes": template.disk,
         "kernel": kind.kernel,
         "initramfs": kind.initramfs,
     })
+}
+
+/// What its forks need not look for when they wake up.
+fn devices(template: &Description) -> &'static str {
+    match (template.recipe.kind.disks, template.recipe.kind.network) {
+        (true, true) => "disks, network",
+        (true, false) => "disks",
+        (false, _) => "none",
+    }
 }
 
 fn created(template: &Description) -> String {
