@@ -210,6 +210,8 @@ impl Containerd {
             .env("CAISSON_CONFIG", "/dev/null")
             .env("CAISSON_ROOT", folder.join("caisson"))
             .env("CAISSON_RUN", folder.join("run"))
+            // Where it unpacks checkpoints, and leaves them (1.6).
+            .env("XDG_RUNTIME_DIR", folder)
             .envs(programs::places())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a copy"))

@@ -136,12 +136,6 @@ fn exec_kill_pause_and_figures(release: Release) {
     engine.shows("figures");
     assert_eq!(engine.ok(&["task", "ps", "job"]).lines().count(), 2);
 
-    let checkpoint = engine.run(&["task", "checkpoint", "job"], b"");
-    assert!(
-        text(&checkpoint.stderr).contains("not supported"),
-        "{checkpoint:?}"
-    );
-
     engine.ok(&["task", "kill", "--signal", "KILL", "job"]);
     eventually("the killed task has stopped", || {
         engine.status("job").as_deref() == Some("STOPPED")

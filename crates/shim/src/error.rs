@@ -49,6 +49,14 @@ pub enum Error {
     /// Something that there is not.
     #[error("{0} is not supported")]
     Unsupported(&'static str),
+    /// A container that cannot be in a checkpoint, or not now.
+    #[error("container {container} cannot be in a checkpoint: {reason}")]
+    Checkpoint {
+        /// Its id.
+        container: String,
+        /// Why.
+        reason: String,
+    },
     /// The shim's process did not come up.
     #[error("the shim did not start: {0}")]
     Daemon(String),
@@ -100,7 +108,7 @@ impl Error {
             Self::Arguments(_) | Self::Invalid(_) | Self::Specification { .. } => {
                 Code::INVALID_ARGUMENT
             }
-            Self::State(_) => Code::FAILED_PRECONDITION,
+            Self::State(_) | Self::Checkpoint { .. } => Code::FAILED_PRECONDITION,
             Self::Missing(_) => Code::NOT_FOUND,
             Self::Exists(_) => Code::ALREADY_EXISTS,
             Self::Unsupported(_) => Code::UNIMPLEMENTED,

@@ -11,6 +11,7 @@ mod arguments;
 mod bootstrap;
 mod bundle;
 mod cgroup;
+mod checkpoint;
 mod container;
 mod daemon;
 mod delete;

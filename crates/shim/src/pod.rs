@@ -7,15 +7,17 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use caisson_config::Settings;
+use caisson_hypervisor::template::Recipe;
 use caisson_hypervisor::{Share, VmConfig};
 use caisson_protocol::SHARE_TAG;
 use caisson_sandbox::timing::Timing;
-use caisson_sandbox::{Identity, Sandbox, SandboxConfig};
+use caisson_sandbox::{Identity, Sandbox, SandboxConfig, Snapshot};
 use oci_spec::runtime::Spec;
 use tokio::sync::{Notify, watch};
 
 use crate::bundle::{Bundle, Role};
 use crate::cgroup::Placement;
+use crate::checkpoint::Checkpoint;
 use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::events::Events;
@@ -70,6 +72,8 @@ pub struct Machine {
     pub sandbox: Sandbox,
     /// Its main process on the host, which stands for all processes in the guest.
     pub pid: u32,
+    /// What a copy of it must be made of, or why there can be none.
+    pub recipe: Arc<std::result::Result<Recipe, String>>,
 }
 
 /// How large a machine is to be.
@@ -159,14 +163,19 @@ impl Pod {
         self.machine.lock().await.clone()
     }
 
-    /// The machine, which is started for the first who asks.
-    pub async fn machine(self: &Arc<Self>, bundle: Option<&Bundle>) -> Result<Machine> {
+    /// The machine, which is started for the first who asks: as a copy, if there is a
+    /// checkpoint.
+    pub async fn machine(
+        self: &Arc<Self>,
+        bundle: Option<&Bundle>,
+        checkpoint: Option<&Checkpoint>,
+    ) -> Result<Machine> {
         let mut machine = self.machine.lock().await;
         if let Some(machine) = machine.as_ref() {
             return Ok(machine.clone());
         }
         self.enter_cgroup(bundle);
-        let started = self.start(bundle).await?;
+        let started = self.start(bundle, checkpoint).await?;
         let changes = started.sandbox.network_changes();
         tokio::spawn(follow_resolvers(Arc::downgrade(self), changes));
         Ok(machine.insert(started).clone())
@@ -199,7 +208,11 @@ impl Pod {
         }
     }
 
-    async fn start(&self, bundle: Option<&Bundle>) -> Result<Machine> {
+    async fn start(
+        &self,
+        bundle: Option<&Bundle>,
+        checkpoint: Option<&Checkpoint>,
+    ) -> Result<Machine> {
         let settings = &self.place.settings;
         let (hypervisor, reason) = settings.select_hypervisor(None)?;
         let size = bundle.map_or_else(
@@ -213,7 +226,7 @@ impl Pod {
             self.tree.host(),
             network::spoofing(settings),
         )?;
-        let config = SandboxConfig {
+        let mut config = SandboxConfig {
             snapshot: None,
             vm: VmConfig {
                 name: self.place.id.clone(),
@@ -241,6 +254,20 @@ impl Pod {
             boot_deadline: Duration::from_secs(settings.boot_deadline),
             guest_log: self.place.folder.join("guest.log"),
         };
+        let recipe = hypervisor
+            .recipe(&config.vm)
+            .map_err(|error| error.to_string());
+        if let Some(checkpoint) = checkpoint {
+            let recipe = recipe.as_ref().map_err(|reason| {
+                Error::State(format!(
+                    "this hypervisor cannot copy a checkpoint: {reason}"
+                ))
+            })?;
+            config.snapshot = Some(Snapshot {
+                name: self.place.id.clone(),
+                machine: checkpoint.machine(recipe)?,
+            });
+        }
         let timing = Timing::started(Duration::ZERO);
         let sandbox = Sandbox::start(hypervisor.as_ref(), config, &timing).await?;
         let pid = sandbox
@@ -249,7 +276,11 @@ impl Pod {
             .copied()
             .unwrap_or_else(std::process::id);
         tracing::debug!(hypervisor = reason, pid, "the machine runs");
-        Ok(Machine { sandbox, pid })
+        Ok(Machine {
+            sandbox,
+            pid,
+            recipe: Arc::new(recipe),
+        })
     }
 
     /// Brings what engines have put into the network namespace since the machine began into

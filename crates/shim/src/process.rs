@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use caisson_sandbox::TerminalSize;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard, watch};
 
 use crate::error::{Error, Result};
 use crate::stdio::{Paths, Relays};
@@ -160,6 +160,11 @@ impl Process {
             // The engine may tell the size before it starts the process.
             None => Ok(()),
         }
+    }
+
+    /// Its streams, for the time of a checkpoint; none if they are gone.
+    pub async fn relays(&self) -> Option<MappedMutexGuard<'_, Relays>> {
+        MutexGuard::try_map(self.relays.lock().await, Option::as_mut).ok()
     }
 
     /// Begins to read its input.

@@ -92,6 +92,15 @@ fn linux(linux: &mut Linux, in_pod: bool) -> Result<()> {
     Ok(())
 }
 
+/// Whether a mount makes a file or folder of the host visible.
+pub fn is_bind(mount: &Mount) -> bool {
+    let options = mount.options().iter().flatten();
+    mount.typ().as_deref() == Some("bind")
+        || options
+            .into_iter()
+            .any(|option| option == "bind" || option == "rbind")
+}
+
 fn mount(mount: &mut Mount, number: usize, bundle: &Bundle, tree: &Tree) -> Result<Option<Entry>> {
     let options = mount.options().clone().unwrap_or_default();
     let has = |name: &str| options.iter().any(|option| option == name);
@@ -103,7 +112,7 @@ fn mount(mount: &mut Mount, number: usize, bundle: &Bundle, tree: &Tree) -> Resu
             reason,
         ))
     };
-    if kind != "bind" && !has("bind") && !has("rbind") {
+    if !is_bind(mount) {
         if OWN.contains(&kind.as_str()) {
             return Ok(None);
         }

@@ -30,6 +30,8 @@ pub struct Request {
     pub rootfs: Vec<Mount>,
     /// Its streams.
     pub paths: Paths,
+    /// Folder of the checkpoint that it is a copy of, if it is one.
+    pub checkpoint: Option<PathBuf>,
 }
 
 impl Pod {
@@ -44,8 +46,10 @@ impl Pod {
                 "this shim serves another container".to_owned(),
             ));
         }
-        let container = if role == Role::Sandbox {
-            let machine = self.machine(Some(&bundle)).await?;
+        let container = if let Some(checkpoint) = &request.checkpoint {
+            self.create_copy(&request, bundle, checkpoint).await?
+        } else if role == Role::Sandbox {
+            let machine = self.machine(Some(&bundle), None).await?;
             Container::new(&request, bundle, &machine, Guest::Marker, Vec::new())
         } else {
             self.create_in_guest(&request, bundle, role != Role::Alone)
@@ -71,10 +75,24 @@ impl Pod {
                     ..Default::default()
                 }),
                 pid: container.pid,
+                checkpoint: request
+                    .checkpoint
+                    .map(|path| path.to_string_lossy().into_owned())
+                    .unwrap_or_default(),
                 ..Default::default()
             },
         );
         Ok(container)
+    }
+
+    /// What the guest sees of the host as the container's `/`.
+    pub(super) fn rootfs(&self, request: &Request, bundle: &Bundle) -> Result<Entry> {
+        if !request.rootfs.is_empty() {
+            return self.tree.mount(&request.rootfs);
+        }
+        let root = bundle.spec.root().as_ref().map(|root| root.path().clone());
+        let path = root.ok_or_else(|| Error::field("root", "it is missing"))?;
+        self.tree.bind(&bundle.path.join(path), false)
     }
 
     async fn create_in_guest(
@@ -87,7 +105,7 @@ impl Pod {
         let rootfs = match disk::of(&request.rootfs, self.tree.host())? {
             Some(disk) => Rootfs::Disk(disk),
             None => {
-                let entry = self.share_rootfs(request, &bundle)?;
+                let entry = self.rootfs(request, &bundle)?;
                 let name = entry.name().to_owned();
                 translated.entries.push(entry);
                 Rootfs::Share(name)
@@ -106,7 +124,7 @@ impl Pod {
             container: &request.id,
         };
         let (machine, io) =
-            tokio::try_join!(self.machine(Some(&bundle)), request.paths.open(owner))?;
+            tokio::try_join!(self.machine(Some(&bundle), None), request.paths.open(owner))?;
         let (guest, streams) = machine.sandbox.create_container(config).await?;
         let process = guest.init().clone();
         let container = Container::new(
@@ -118,14 +136,5 @@ impl Pod {
         );
         container.init.made(process, io.join(streams)).await;
         Ok(container)
-    }
-
-    fn share_rootfs(&self, request: &Request, bundle: &Bundle) -> Result<Entry> {
-        if !request.rootfs.is_empty() {
-            return self.tree.mount(&request.rootfs);
-        }
-        let root = bundle.spec.root().as_ref().map(|root| root.path().clone());
-        let path = root.ok_or_else(|| Error::field("root", "it is missing"))?;
-        self.tree.bind(&bundle.path.join(path), false)
     }
 }

@@ -1,5 +1,6 @@
 //! A container, from its creation to its deletion.
 
+mod checkpoint;
 mod create;
 mod exec;
 mod signal;
@@ -17,10 +18,11 @@ use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 use protobuf::MessageField;
 use protobuf::well_known_types::timestamp::Timestamp;
 
+use checkpoint::Copy;
 pub use create::Request;
 use exec::Exec;
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, Role};
 use crate::error::{Error, Result};
 use crate::hooks::{self, Moment, Subject};
 use crate::pod::{Machine, Pod};
@@ -42,6 +44,7 @@ pub struct Container {
     /// Process of the host that stands for its processes.
     pub pid: u32,
     spec: Spec,
+    role: Role,
     /// Its processes do not end with the first, as no pid namespace does.
     shares_pids: bool,
     guest: Guest,
@@ -60,6 +63,8 @@ enum Guest {
     Marker,
     /// A container.
     Container(caisson_sandbox::Container),
+    /// What was in a checkpoint.
+    Copy(Box<Copy>),
 }
 
 impl Container {
@@ -72,6 +77,7 @@ impl Container {
     ) -> Self {
         Self {
             id: request.id.clone(),
+            role: bundle.role(),
             bundle: bundle.path,
             pid: machine.pid,
             shares_pids: shares_pids(&bundle.spec),
@@ -100,6 +106,10 @@ impl Container {
         hooks::run(moment, subject, pod.tree.host())
     }
 
+    fn entries(&self) -> std::sync::MutexGuard<'_, Vec<Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn execs(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Exec>>> {
         self.execs.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -120,6 +130,9 @@ impl Container {
     fn guest(&self) -> Result<&caisson_sandbox::Container> {
         match &self.guest {
             Guest::Container(guest) => Ok(guest),
+            Guest::Copy(copy) => copy
+                .guest()
+                .ok_or_else(|| Error::State(format!("container {} does not run", self.id))),
             Guest::Marker => Err(Error::State(format!(
                 "{} stands for its pod and has no processes",
                 self.id
@@ -174,6 +187,7 @@ impl Container {
         pod.update_network(&self.spec).await?;
         match &self.guest {
             Guest::Container(guest) => Ok(guest.start().await?),
+            Guest::Copy(copy) => self.start_copy(pod, copy).await,
             Guest::Marker => Ok(()),
         }
     }
@@ -222,7 +236,7 @@ impl Container {
     /// Changes limits.
     pub async fn update(&self, resources: &LinuxResources) -> Result<()> {
         match &self.guest {
-            Guest::Container(guest) => Ok(guest.update(resources).await?),
+            Guest::Container(_) | Guest::Copy(_) => Ok(self.guest()?.update(resources).await?),
             Guest::Marker => Ok(()),
         }
     }
@@ -230,7 +244,7 @@ impl Container {
     /// What it uses.
     pub async fn stats(&self) -> Result<caisson_protocol::agent::StatsResponse> {
         match &self.guest {
-            Guest::Container(guest) => Ok(guest.stats().await?),
+            Guest::Container(_) | Guest::Copy(_) => Ok(self.guest()?.stats().await?),
             Guest::Marker => Ok(caisson_protocol::agent::StatsResponse::new()),
         }
     }
@@ -272,10 +286,7 @@ impl Container {
         if pod.is_empty() {
             pod.stop().await;
         }
-        self.entries
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        self.entries().clear();
         if let Err(error) = self.hooks(pod, Moment::Deleted) {
             tracing::warn!(%error, container = self.id, "a hook failed");
         }
@@ -283,7 +294,7 @@ impl Container {
 
     /// Takes it away from the guest and lets go of its streams.
     async fn discard(&self) {
-        if let Guest::Container(guest) = &self.guest
+        if let Ok(guest) = self.guest()
             && let Err(error) = guest.delete().await
         {
             // The machine may have ended; nothing is left in it then.

@@ -15,7 +15,7 @@ impl Container {
     /// Sends a signal.
     pub async fn signal(&self, pod: &Pod, exec_id: &str, signal: u32, all: bool) -> Result<()> {
         let process = self.process(exec_id)?;
-        if matches!(self.guest, Guest::Container(_)) {
+        if !matches!(self.guest, Guest::Marker) {
             return self.signal_guest(pod, &process, signal, all).await;
         }
         // As pause does: it ends at once, in good order if it was asked.

@@ -63,7 +63,7 @@ impl SandboxService {
         }
         // The engine need not have written a specification for it.
         let bundle = Bundle::read(&self.pod.place.folder).ok();
-        let machine = self.pod.machine(bundle.as_ref()).await?;
+        let machine = self.pod.machine(bundle.as_ref(), None).await?;
         let started = (SystemTime::now(), machine.pid);
         *self.started.lock().unwrap_or_else(PoisonError::into_inner) = Some(started);
         let ended = self.ended.clone();

@@ -13,7 +13,7 @@ use containerd_shim_protos::api::{
 use containerd_shim_protos::shim_async::Task;
 use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::timestamp::Timestamp;
-use protobuf::{MessageField, MessageFull};
+use protobuf::{CodedInputStream, MessageField, MessageFull};
 use ttrpc::r#async::TtrpcContext;
 
 use crate::container::Request;
@@ -28,8 +28,8 @@ pub struct TaskService(pub Arc<Pod>);
 
 impl TaskService {
     async fn create_task(&self, request: CreateTaskRequest) -> Result<u32> {
-        if !request.checkpoint.is_empty() || !request.parent_checkpoint.is_empty() {
-            return Err(Error::Unsupported("starting from a checkpoint"));
+        if !request.parent_checkpoint.is_empty() {
+            return Err(Error::Unsupported("a checkpoint that is based on another"));
         }
         let request = Request {
             id: request.id,
@@ -41,6 +41,7 @@ impl TaskService {
                 stderr: request.stderr,
                 terminal: request.terminal,
             },
+            checkpoint: (!request.checkpoint.is_empty()).then(|| request.checkpoint.into()),
         };
         match self.0.create(request).await {
             Ok(container) => Ok(container.pid),
@@ -91,6 +92,25 @@ impl TaskService {
             ..Default::default()
         })
     }
+}
+
+/// Whether the container is to end when its checkpoint is made: field 1 of
+/// `containerd.runc.v1.CheckpointOptions`, the only options that engines send.
+fn exits(options: &[u8]) -> Result<bool> {
+    const EXIT: u32 = 1 << 3;
+    let mut exit = false;
+    let mut read = || -> protobuf::Result<()> {
+        let mut stream = CodedInputStream::from_bytes(options);
+        while let Some(tag) = stream.read_raw_tag_or_eof()? {
+            match tag {
+                EXIT => exit = stream.read_bool()?,
+                other => protobuf::rt::skip_field_for_tag(other, &mut stream)?,
+            }
+        }
+        Ok(())
+    };
+    read().map_err(|error| Error::Invalid(format!("the checkpoint's options: {error}")))?;
+    Ok(exit)
 }
 
 /// A message in an envelope that names its type.
@@ -184,8 +204,16 @@ impl Task for TaskService {
         Ok(Empty::new())
     }
 
-    async fn checkpoint(&self, _: &TtrpcContext, _: CheckpointTaskRequest) -> ttrpc::Result<Empty> {
-        Err(Error::Unsupported("a checkpoint of a container in a virtual machine").into())
+    async fn checkpoint(
+        &self,
+        _: &TtrpcContext,
+        request: CheckpointTaskRequest,
+    ) -> ttrpc::Result<Empty> {
+        let container = self.0.container(&request.id)?;
+        let exit = exits(&request.options.get_or_default().value)?;
+        let left = container.checkpoint(&self.0, request.path.as_ref(), exit);
+        told("checkpoint", &request.id, left.await)?;
+        Ok(Empty::new())
     }
 
     async fn kill(&self, _: &TtrpcContext, request: KillRequest) -> ttrpc::Result<Empty> {
@@ -275,5 +303,18 @@ impl Task for TaskService {
             self.0.finish();
         }
         Ok(Empty::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::exits;
+
+    #[test]
+    fn options_of_a_checkpoint_are_read() {
+        assert!(!exits(&[]).expect("none"));
+        assert!(exits(&[0x08, 1, 0x22, 1, b'x', 0x18, 1]).expect("three fields"));
+        assert!(!exits(&[0x18, 1]).expect("another field"));
+        assert!(exits(&[0x08]).is_err());
     }
 }

@@ -3,10 +3,11 @@
 
 mod fifo;
 mod logger;
+mod tie;
 mod uri;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use caisson_sandbox::{ProcessStreams, StreamRequest, TerminalSize};
@@ -14,10 +15,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::unix::{OwnedWriteHalf, pipe};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 use fifo::{Input, WriteEnd};
 use logger::Logger;
+use tie::{InputTie, Reconnection, Tie, Turn};
 use uri::Target;
 
 /// Bytes moved at a time: two full vsock packets.
@@ -153,6 +155,25 @@ pub struct Relays {
     closed: bool,
     terminal: bool,
     logger: Option<Logger>,
+    /// Streams that end do so for a checkpoint.
+    frozen: Arc<AtomicBool>,
+    output_tie: Option<Tie>,
+    error_tie: Option<Tie>,
+    input_tie: Option<InputTie>,
+}
+
+/// The guest's end of an input that nobody writes to; none if it has ended.
+#[derive(Debug)]
+pub struct Held(Option<OwnedWriteHalf>);
+
+impl Held {
+    /// Lets the guest see the end of what was sent to it.
+    pub async fn end(&mut self) {
+        if let Some(to) = &mut self.0 {
+            // The process may be gone already.
+            let _ = to.shutdown().await;
+        }
+    }
 }
 
 impl Io {
@@ -167,40 +188,94 @@ impl Io {
             closed: false,
             terminal: self.terminal,
             logger: self.logger,
+            frozen: Arc::default(),
+            output_tie: None,
+            error_tie: None,
+            input_tie: None,
         };
         let mut output = self.output;
         if let Some(stream) = guest.stdin {
             let (from, to) = stream.into_split();
             if self.terminal {
-                relays.output(from, output.take());
+                relays.output_tie = Some(relays.output(from, output.take()));
             }
             relays.waiting = Some(to);
         }
         if let Some(from) = guest.stdout {
-            relays.output(from, output.take());
+            relays.output_tie = Some(relays.output(from, output.take()));
         }
         if let Some(from) = guest.stderr {
-            relays.output(from, self.error);
+            relays.error_tie = Some(relays.output(from, self.error));
         }
         relays
     }
 }
 
 impl Relays {
-    fn output(&mut self, from: impl AsyncRead + Unpin + Send + 'static, to: Option<Output>) {
+    fn output(&mut self, from: impl AsyncRead + Unpin + Send + 'static, to: Option<Output>) -> Tie {
         let progress = self.progress.clone();
+        let (tie, then) = tie::tie(self.frozen.clone());
+        let from = Box::new(from);
         self.outputs.spawn(async move {
             match to {
                 Some(Output::Fifo(mut to, whole)) => {
-                    copy(from, &mut to, &progress).await;
+                    copy_all(from, then, &mut to, &progress).await;
                     progress.at_reader(fifo::emptied(&whole, &progress)).await;
                 }
-                Some(Output::Program(mut to)) => copy(from, &mut to, &progress).await,
-                Some(Output::File(mut to)) => copy(from, &mut to, &progress).await,
+                Some(Output::Program(mut to)) => copy_all(from, then, &mut to, &progress).await,
+                Some(Output::File(mut to)) => copy_all(from, then, &mut to, &progress).await,
                 // Read all the same, so that the process does not block.
-                None => copy(from, &mut tokio::io::sink(), &progress).await,
+                None => copy_all(from, then, &mut tokio::io::sink(), &progress).await,
             }
         });
+        tie
+    }
+
+    /// Streams are about to end for a checkpoint. Nobody writes to the input from here on.
+    pub async fn hold(&mut self) -> Result<Held> {
+        let held = match &self.input_tie {
+            Some(tie) => tie.hold().await.map_err(|()| {
+                Error::State(
+                    "the program does not read its input, of which more is waiting than can be \
+                     in a checkpoint"
+                        .to_owned(),
+                )
+            })?,
+            None => None,
+        };
+        self.frozen.store(true, Ordering::SeqCst);
+        Ok(Held(held))
+    }
+
+    /// Waits until every output has been read to its end; says whether it was.
+    pub async fn wait(&self) -> bool {
+        let all = async {
+            for tie in self.output_tie.iter().chain(&self.error_tie) {
+                tie.waits().await;
+            }
+        };
+        tokio::time::timeout(tie::DEADLINE, all).await.is_ok()
+    }
+
+    /// The streams go on: with others, or with those that there were.
+    pub fn go_on(&mut self, held: Held, streams: Option<ProcessStreams>) {
+        let streams = streams.map_or((None, None, None), |streams| {
+            (streams.stdin, streams.stdout, streams.stderr)
+        });
+        let (input, output, error) = streams;
+        self.frozen.store(false, Ordering::SeqCst);
+        // Without a terminal, nothing comes back through the input.
+        let input = input.map(|stream| stream.into_split().1);
+        if let (Some(tie), Some(before)) = (&self.input_tie, held.0) {
+            tie.join(input.unwrap_or(before));
+        }
+        let boxed = |stream| Box::new(stream) as tie::From;
+        if let Some(tie) = &self.output_tie {
+            tie.join(output.map(boxed));
+        }
+        if let Some(tie) = &self.error_tie {
+            tie.join(error.map(boxed));
+        }
     }
 
     /// Waits until all output has been moved and read, or nothing has moved for
@@ -242,7 +317,9 @@ impl Relays {
             receiver = Some(input.receiver);
             self.write_end = (!self.closed).then_some(input.write_end);
         }
-        self.input = Some(tokio::spawn(self::input(receiver, to, self.terminal)));
+        let (tie, turn) = tie::tie_input();
+        self.input_tie = Some(tie);
+        self.input = Some(tokio::spawn(self::input(receiver, to, self.terminal, turn)));
         Ok(())
     }
 
@@ -263,6 +340,20 @@ impl Relays {
         if let Some(logger) = self.logger {
             logger.finish().await;
         }
+    }
+}
+
+/// Copies a stream, and those that take its place.
+async fn copy_all(
+    from: tie::From,
+    mut then: Reconnection,
+    to: &mut (impl AsyncWrite + Unpin),
+    progress: &Progress,
+) {
+    let mut next = Some(from);
+    while let Some(from) = next {
+        copy(from, to, progress).await;
+        next = then.next().await;
     }
 }
 
@@ -288,12 +379,28 @@ async fn copy(
 
 /// Moves input until its end, which the process is told unless it has a terminal: there,
 /// the end is a character.
-async fn input(from: Option<pipe::Receiver>, mut to: OwnedWriteHalf, terminal: bool) {
+async fn input(
+    from: Option<pipe::Receiver>,
+    mut to: OwnedWriteHalf,
+    terminal: bool,
+    mut turn: Turn,
+) {
     if let Some(mut from) = from {
         let mut buffer = vec![0; CHUNK];
-        while let Ok(length @ 1..) = from.read(&mut buffer).await {
-            if to.write_all(&buffer[..length]).await.is_err() {
-                return;
+        loop {
+            tokio::select! {
+                read = from.read(&mut buffer) => {
+                    let Ok(length @ 1..) = read else {
+                        break;
+                    };
+                    if to.write_all(&buffer[..length]).await.is_err() {
+                        return;
+                    }
+                }
+                asker = turn.asked() => match turn.give(to, asker).await {
+                    Some(next) => to = next,
+                    None => return,
+                },
             }
         }
     }
