@@ -120,6 +120,30 @@ fn nobody_waits_for_a_server_that_is_not_there() {
     }
 }
 
+/// As mail, FTP and MySQL do. The client says nothing until it has read.
+#[test]
+fn a_server_may_speak_first() {
+    let caisson = Caisson::new();
+    let script = "nc -ll -p 7000 -e echo welcome & wait";
+    let command = ["busybox", "sh", "-c", script];
+    let flags = ["run", "-d", "--name", "host", "-p", "127.0.0.1::7000"];
+    caisson.ok(flags.iter().chain(&command));
+    let address = caisson.ok(["port", "host", "7000"]);
+    let mut said = String::new();
+    eventually("the server speaks", || {
+        said.clear();
+        let Ok(mut stream) = TcpStream::connect(address.trim()) else {
+            return false;
+        };
+        stream.set_read_timeout(Some(PATIENCE)).expect("a deadline");
+        // Until it listens, connections are reset.
+        stream
+            .read_to_string(&mut said)
+            .is_ok_and(|length| length > 0)
+    });
+    assert_eq!(said, "welcome\n");
+}
+
 #[test]
 fn a_port_is_published_once() {
     let caisson = Caisson::new();

@@ -15,6 +15,7 @@ mod filter;
 mod found;
 mod guard;
 mod guest;
+mod handshake;
 mod host;
 mod namespace;
 pub mod passt;

@@ -3,9 +3,11 @@
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::filter::Filter;
+use crate::handshake;
 use crate::{Error, Result};
 
 /// Bytes read at a time: two of the largest frames and then some.
@@ -31,14 +33,17 @@ impl Relay {
         let failed = || Error::host("carry frames");
         let (from_machine, to_stack) = copies(&machine, &stack).map_err(failed())?;
         let (to_machine, from_stack) = copies(&machine, &stack).map_err(failed())?;
+        let ours = to_machine.try_clone().map_err(failed())?;
+        let to_machine = Arc::new(Frames(Mutex::new(to_machine)));
+        let answers = Arc::clone(&to_machine);
         let outgoing = thread("frames out", move || {
-            let ended = carry_filtered(&from_machine, &to_stack, &filter);
+            let ended = carry_filtered(&from_machine, &to_stack, &filter, &answers);
             end("from the machine", ended, &from_machine, &to_stack);
         })
         .map_err(failed())?;
         let incoming = thread("frames in", move || {
             let ended = carry(&from_stack, &to_machine);
-            end("to the machine", ended, &from_stack, &to_machine);
+            end("to the machine", ended, &from_stack, &ours);
         })
         .map_err(failed())?;
         Ok(Self {
@@ -80,20 +85,43 @@ fn end(direction: &str, ended: io::Result<()>, one: &UnixStream, other: &UnixStr
     let _ = other.shutdown(Shutdown::Both);
 }
 
-fn carry(mut from: &UnixStream, mut to: &UnixStream) -> io::Result<()> {
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        match from.read(&mut buffer)? {
-            0 => return Ok(()),
-            length => to.write_all(&buffer[..length])?,
-        }
+/// What both threads write to, by whole frames.
+#[derive(Debug)]
+struct Frames(Mutex<UnixStream>);
+
+impl Frames {
+    fn write(&self, frames: &[u8]) -> io::Result<()> {
+        let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        stream.write_all(frames)
     }
 }
 
-fn carry_filtered(mut from: &UnixStream, mut to: &UnixStream, filter: &Filter) -> io::Result<()> {
+fn carry(mut from: &UnixStream, to: &Frames) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER];
+    let mut filled = 0;
+    loop {
+        match from.read(&mut buffer[filled..])? {
+            0 => return Ok(()),
+            length => filled += length,
+        }
+        let mut whole = 0;
+        while let Some(frame) = first(&buffer[whole..filled])? {
+            whole += LENGTH + frame.len();
+        }
+        to.write(&buffer[..whole])?;
+        buffer.copy_within(whole..filled, 0);
+        filled -= whole;
+    }
+}
+
+fn carry_filtered(
+    mut from: &UnixStream,
+    mut to: &UnixStream,
+    filter: &Filter,
+    answers: &Frames,
+) -> io::Result<()> {
     for frame in filter.introductions() {
-        to.write_all(&(frame.len() as u32).to_be_bytes())?;
-        to.write_all(&frame)?;
+        to.write_all(&with_length(&frame))?;
     }
     let mut buffer = vec![0; BUFFER];
     let mut filled = 0;
@@ -102,34 +130,60 @@ fn carry_filtered(mut from: &UnixStream, mut to: &UnixStream, filter: &Filter) -
             0 => return Ok(()),
             length => filled += length,
         }
-        let (allowed, used) = sift(&mut buffer[..filled], filter)?;
-        to.write_all(&buffer[..allowed])?;
-        buffer.copy_within(used..filled, 0);
-        filled -= used;
+        let sifted = sift(&mut buffer[..filled], filter)?;
+        to.write_all(&buffer[..sifted.allowed])?;
+        // The stack has been told before the guest goes on.
+        if !sifted.answers.is_empty() {
+            answers.write(&sifted.answers)?;
+        }
+        buffer.copy_within(sifted.used..filled, 0);
+        filled -= sifted.used;
     }
 }
 
-/// Moves the frames that are allowed to the front. Returns how many bytes they have,
-/// and how many bytes had whole frames.
-fn sift(bytes: &mut [u8], filter: &Filter) -> io::Result<(usize, usize)> {
-    let (mut allowed, mut used) = (0, 0);
-    while let Some(length) = bytes.get(used..used + LENGTH) {
-        let length = u32::from_be_bytes(length.try_into().map_err(io::Error::other)?) as usize;
-        if length > LONGEST {
-            let message = format!("a frame of {length} bytes cannot be");
-            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
-        }
-        let end = used + LENGTH + length;
-        let Some(frame) = bytes.get(used + LENGTH..end) else {
-            break;
-        };
+/// What a piece of what the machine sends comes to.
+#[derive(Debug, Default)]
+struct Sifted {
+    /// Bytes of the frames that are allowed, at the front.
+    allowed: usize,
+    /// Bytes that had whole frames.
+    used: usize,
+    /// Frames that go back at once.
+    answers: Vec<u8>,
+}
+
+/// Moves the frames that are allowed to the front.
+fn sift(bytes: &mut [u8], filter: &Filter) -> io::Result<Sifted> {
+    let mut sifted = Sifted::default();
+    while let Some(frame) = first(&bytes[sifted.used..])? {
+        let end = sifted.used + LENGTH + frame.len();
         if filter.allows(frame) {
-            bytes.copy_within(used..end, allowed);
-            allowed += end - used;
+            if let Some(answer) = handshake::acknowledgement(frame) {
+                sifted.answers.extend(with_length(&answer));
+            }
+            bytes.copy_within(sifted.used..end, sifted.allowed);
+            sifted.allowed += end - sifted.used;
         }
-        used = end;
+        sifted.used = end;
     }
-    Ok((allowed, used))
+    Ok(sifted)
+}
+
+/// The first frame, if all of it is there.
+fn first(bytes: &[u8]) -> io::Result<Option<&[u8]>> {
+    let Some((length, rest)) = bytes.split_first_chunk::<LENGTH>() else {
+        return Ok(None);
+    };
+    let length = u32::from_be_bytes(*length) as usize;
+    if length > LONGEST {
+        let message = format!("a frame of {length} bytes cannot be");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+    }
+    Ok(rest.get(..length))
+}
+
+fn with_length(frame: &[u8]) -> Vec<u8> {
+    [&(frame.len() as u32).to_be_bytes()[..], frame].concat()
 }
 
 #[cfg(test)]
@@ -161,7 +215,7 @@ mod tests {
         frame.extend_from_slice(&MAC);
         frame.extend_from_slice(&[10, 0, 2, last]);
         frame.resize(frame.len() + padding, 7);
-        [&(frame.len() as u32).to_be_bytes()[..], &frame].concat()
+        with_length(&frame)
     }
 
     #[test]
@@ -189,10 +243,10 @@ mod tests {
         assert!(received == expected);
 
         let mut machine = writer.join().expect("written");
-        stack.write_all(b"back").expect("written");
-        let mut back = [0; 4];
+        stack.write_all(&with_length(b"back")).expect("written");
+        let mut back = [0; 8];
         machine.read_exact(&mut back).expect("read");
-        assert_eq!(&back, b"back");
+        assert_eq!(&back[LENGTH..], b"back");
         drop(relay);
         assert_eq!(machine.read(&mut back).expect("the end"), 0);
         assert_eq!(stack.read(&mut back).expect("the end"), 0);
@@ -202,18 +256,18 @@ mod tests {
     /// length it says they have.
     fn writes() -> impl Strategy<Value = Vec<u8>> {
         let any_bytes = prop::collection::vec(any::<u8>(), 0..80);
-        let whole = any_bytes.prop_map(|bytes| with_length(bytes.len() as u32, &bytes));
-        let lying = (any::<u32>(), prop::collection::vec(any::<u8>(), 0..20))
-            .prop_map(|(length, bytes)| with_length(length, &bytes));
+        let whole = any_bytes.prop_map(|bytes| with_length(&bytes));
+        let false_length = (any::<u32>(), prop::collection::vec(any::<u8>(), 0..20))
+            .prop_map(|(length, bytes)| lying(length, &bytes));
         let frames = prop_oneof![
             4 => (0..20_u8, 0..50_usize).prop_map(|(last, padding)| arp(last, padding)),
             3 => whole,
-            1 => lying,
+            1 => false_length,
         ];
         prop::collection::vec(frames, 0..20).prop_map(|frames| frames.concat())
     }
 
-    fn with_length(length: u32, bytes: &[u8]) -> Vec<u8> {
+    fn lying(length: u32, bytes: &[u8]) -> Vec<u8> {
         [&length.to_be_bytes()[..], bytes].concat()
     }
 
@@ -237,12 +291,12 @@ mod tests {
             let mut given = Vec::new();
             for part in written.chunks(chunk) {
                 pending.extend_from_slice(part);
-                let Ok((allowed, used)) = sift(&mut pending, &filter) else {
+                let Ok(sifted) = sift(&mut pending, &filter) else {
                     break;
                 };
-                prop_assert!(allowed <= used && used <= pending.len());
-                given.extend_from_slice(&pending[..allowed]);
-                pending.drain(..used);
+                prop_assert!(sifted.allowed <= sifted.used && sifted.used <= pending.len());
+                given.extend_from_slice(&pending[..sifted.allowed]);
+                pending.drain(..sifted.used);
             }
             let frames = frames(&given);
             prop_assert!(frames.is_some());
@@ -250,6 +304,40 @@ mod tests {
                 prop_assert!(filter.allows(frame));
             }
         }
+    }
+
+    #[test]
+    fn a_guest_that_accepts_a_connection_is_answered_between_frames() {
+        let (mut machine, theirs) = UnixStream::pair().expect("pair");
+        let (ours, mut stack) = UnixStream::pair().expect("pair");
+        let _relay = Relay::start(theirs, ours, filter()).expect("a relay");
+        let mut introduction = vec![0; LENGTH + 42];
+        stack
+            .read_exact(&mut introduction)
+            .expect("an introduction");
+        // Half of a frame of the stack's is on its way.
+        let from_stack = with_length(&[7; 100]);
+        stack.write_all(&from_stack[..50]).expect("written");
+
+        let mut accepted = vec![0xff; 6];
+        accepted.extend_from_slice(&MAC);
+        accepted.extend_from_slice(&[8, 0, 0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0]);
+        accepted.extend_from_slice(&[10, 0, 2, 15, 10, 0, 2, 2]);
+        accepted.extend_from_slice(&[0, 80, 0xc0, 1, 0, 0, 0, 5, 0, 0, 0, 9, 0x50, 0x12]);
+        accepted.resize(14 + 40, 0);
+        machine.write_all(&with_length(&accepted)).expect("written");
+        let mut passed = vec![0; LENGTH + accepted.len()];
+        stack.read_exact(&mut passed).expect("the stack sees it");
+        assert_eq!(passed[LENGTH..], accepted);
+        let mut answer = vec![0; LENGTH + 54];
+        machine.read_exact(&mut answer).expect("an answer");
+        assert_eq!(answer[..LENGTH], 54_u32.to_be_bytes());
+        assert_eq!(answer[LENGTH + 47], 0x10, "an acknowledgement");
+
+        stack.write_all(&from_stack[50..]).expect("written");
+        let mut whole = vec![0; from_stack.len()];
+        machine.read_exact(&mut whole).expect("the whole frame");
+        assert_eq!(whole, from_stack);
     }
 
     #[test]
