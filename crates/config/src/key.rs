@@ -43,7 +43,7 @@ const TEMPLATES: &[&str] = &["auto", "off"];
 const NETWORKS: &[&str] = &["user", "bridge", "none"];
 
 /// Whether guests are kept from forging addresses.
-const ANTI_SPOOF: &[&str] = &["auto", "on", "off"];
+const ANTI_SPOOF: &[&str] = &["auto", "on", "strict", "off"];
 
 const LOG_LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
 

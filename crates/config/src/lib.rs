@@ -59,7 +59,8 @@ pub struct Settings {
     /// Network of a container without `--network`: `user`, `bridge` or `none`.
     pub network: String,
     /// Whether guests on bridges and CNI networks may send from their own addresses only:
-    /// `on`, `off`, or `auto` for those that no engine has asked for.
+    /// `on`, `strict` (without offloads), `off`, or `auto` for those that no engine has asked
+    /// for.
     pub anti_spoof: String,
     /// `passt`: a path, or a name that is looked up in `PATH`.
     pub passt: PathBuf,

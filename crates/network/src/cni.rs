@@ -102,7 +102,7 @@ impl Lease {
         let namespace = Namespace::new()?;
         let addresses = self.addresses();
         let stand_in = namespace.enter("make a stand-in for an interface", || {
-            let (tap, _) = tap::open(INTERFACE)?;
+            let (tap, _) = tap::open(INTERFACE, true)?;
             let mut socket = Socket::open()?;
             let links = socket.links()?;
             for link in links.iter().filter(|link| link.name == INTERFACE) {

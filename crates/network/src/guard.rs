@@ -22,8 +22,12 @@ use crate::program::{Label, Program, Test};
 pub enum Spoofing {
     /// It may send whatever it likes; the network has its own rules.
     Allowed,
-    /// It may send from its own addresses only.
+    /// It may send from its own addresses only. What it leaves to the host to be written into
+    /// a frame later, a checksum, may still change its source where somebody writes it.
     Refused,
+    /// As before, and it leaves nothing to the host: it computes checksums and cuts its data into
+    /// packets itself, which takes longer.
+    Strict,
 }
 
 const SOURCE: u32 = 6;

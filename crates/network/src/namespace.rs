@@ -226,13 +226,14 @@ impl Joined {
         match self.spoofing {
             Spoofing::Allowed => {
                 let doing = format!("join the interface {} to a tap", device.name);
-                self.namespace.enter(&doing, || join(device, None))
+                self.namespace.enter(&doing, || join(device, true, None))
             }
-            Spoofing::Refused => {
+            Spoofing::Refused | Spoofing::Strict => {
                 let program = honest(device, &addresses);
+                let offloads = self.spoofing == Spoofing::Refused;
                 let joined = self
                     .namespace
-                    .enter(&guarding(device), || join(device, Some(&program)));
+                    .enter(&guarding(device), || join(device, offloads, Some(&program)));
                 joined.map(|member| Member {
                     addresses,
                     ..member
@@ -297,8 +298,8 @@ impl State {
 
 /// Makes a tap beside an interface of this thread's namespace and joins them. With a
 /// program, its guest sends what that accepts.
-fn join(device: &Device, program: Option<&[Instruction]>) -> io::Result<Member> {
-    let (fd, name) = tap::open(&format!("{}%d", tap::PREFIX))?;
+fn join(device: &Device, offloads: bool, program: Option<&[Instruction]>) -> io::Result<Member> {
+    let (fd, name) = tap::open(&format!("{}%d", tap::PREFIX), offloads)?;
     let mut socket = Socket::open()?;
     let tap = socket
         .links()?

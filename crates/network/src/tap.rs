@@ -17,8 +17,10 @@ pub(crate) fn is_machine(device: &Link) -> bool {
 }
 
 /// Makes a tap in this thread's network namespace. It is gone when its last descriptor
-/// is closed. The kernel replaces `%d` in the name; the name it has is returned.
-pub(crate) fn open(name: &str) -> io::Result<(OwnedFd, String)> {
+/// is closed. The kernel replaces `%d` in the name; the name it has is returned. With
+/// `offloads`, frames have a header (`struct virtio_net_hdr`) that says what is still to be done
+/// to them.
+pub(crate) fn open(name: &str, offloads: bool) -> io::Result<(OwnedFd, String)> {
     /// `TUNSETIFF` of `linux/if_tun.h`.
     const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
     let device = File::options()
@@ -33,7 +35,8 @@ pub(crate) fn open(name: &str) -> io::Result<(OwnedFd, String)> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from.cast_signed();
     }
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    let header = if offloads { libc::IFF_VNET_HDR } else { 0 };
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | header;
     request.ifr_ifru.ifru_flags = flags as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes the `ifreq`, which outlives the call.
     if unsafe { libc::ioctl(device.as_raw_fd(), TUNSETIFF, &mut request) } < 0 {

@@ -30,6 +30,8 @@ fn run(namespace: &Namespace, command: &str) -> String {
 struct Cable {
     namespace: Namespace,
     guest: Attachment,
+    /// Bytes before each frame of the guest's.
+    header: Vec<u8>,
     from: File,
     to: File,
     _neighbour: Attachment,
@@ -55,8 +57,13 @@ impl Cable {
         let namespace = Namespace::open(&ours.path()).expect("a copy");
         let neighbour = theirs.join(Spoofing::Allowed).expect("joined");
         let guest = ours.join(spoofing).expect("joined");
+        let header = match spoofing {
+            Spoofing::Strict => 0,
+            Spoofing::Allowed | Spoofing::Refused => HEADER,
+        };
         Self {
             namespace,
+            header: vec![0; header],
             from: tap(&guest),
             to: tap(&neighbour),
             guest,
@@ -65,7 +72,7 @@ impl Cable {
     }
 
     fn send(&mut self, frame: &[u8]) {
-        let bytes = [&[0; HEADER], frame].concat();
+        let bytes = [&self.header[..], frame].concat();
         self.from.write_all(&bytes).expect("sent");
     }
 
@@ -78,19 +85,34 @@ impl Cable {
         self.send(&last);
         let mut arrived = Vec::new();
         loop {
-            let mut bytes = vec![0; 2048];
-            let length = match self.to.read(&mut bytes) {
-                Ok(length) => length,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
-                Err(error) => panic!("{error}"),
-            };
-            let frame = bytes[HEADER..length].to_vec();
+            let frame = self.receive()[HEADER..].to_vec();
             if frame == last {
                 return arrived;
             }
             // The namespace's own kernel says things too, such as what groups it is in.
             if frames.contains(&frame) {
                 arrived.push(frame);
+            }
+        }
+    }
+
+    /// The frame that has these bytes in it, as it arrives at the neighbour.
+    fn receive_with(&mut self, bytes: &[u8]) -> Vec<u8> {
+        loop {
+            let frame = self.receive().split_off(HEADER);
+            if frame.windows(bytes.len()).any(|window| window == bytes) {
+                return frame;
+            }
+        }
+    }
+
+    fn receive(&mut self) -> Vec<u8> {
+        let mut bytes = vec![0; 2048];
+        loop {
+            match self.to.read(&mut bytes) {
+                Ok(length) => return bytes[..length].to_vec(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => panic!("{error}"),
             }
         }
     }
@@ -158,9 +180,36 @@ fn forged() -> Vec<Vec<u8>> {
 
 #[test]
 fn only_what_is_honest_leaves() {
-    let mut cable = Cable::new(Spoofing::Refused);
-    let all = [forged(), honest(), forged()].concat();
-    assert_eq!(cable.arriving(&all), honest());
+    for spoofing in [Spoofing::Refused, Spoofing::Strict] {
+        let mut cable = Cable::new(spoofing);
+        let all = [forged(), honest(), forged()].concat();
+        assert_eq!(cable.arriving(&all), honest(), "{spoofing:?}");
+    }
+}
+
+/// A checksum that is to be written over the second half of the source address.
+#[test]
+fn a_strict_guard_leaves_nothing_to_be_written_into_a_frame() {
+    const NEEDS_CHECKSUM: u8 = 1;
+    let source = 14 + 12;
+    let mut header = [0; HEADER];
+    header[0] = NEEDS_CHECKSUM;
+    header[6..8].copy_from_slice(&(source as u16).to_ne_bytes());
+    header[8..10].copy_from_slice(&2_u16.to_ne_bytes());
+
+    let mut open = Cable::new(Spoofing::Refused);
+    open.header = header.to_vec();
+    let frame = ipv4([10, 9, 0, 2], b"to be finished");
+    let bytes = [&header[..], &frame].concat();
+    open.from.write_all(&bytes).expect("sent");
+    let arrived = open.receive_with(b"to be finished");
+    assert_ne!(arrived[source..source + 4], [10, 9, 0, 2], "it is forged");
+    assert_eq!(arrived[..source], frame[..source]);
+
+    // What would be such a header is part of the frame.
+    let mut strict = Cable::new(Spoofing::Strict);
+    strict.from.write_all(&bytes).expect("sent");
+    assert_eq!(strict.arriving(std::slice::from_ref(&frame)), [frame]);
 }
 
 #[test]

@@ -79,6 +79,7 @@ pub fn attach(
 pub fn spoofing(settings: &Settings) -> Spoofing {
     match settings.anti_spoof.as_str() {
         "on" => Spoofing::Refused,
+        "strict" => Spoofing::Strict,
         _ => Spoofing::Allowed,
     }
 }

@@ -65,6 +65,7 @@ pub fn attach(container: &Container, settings: &Settings, timing: &Timing) -> Re
 fn spoofing(settings: &Settings) -> Spoofing {
     match settings.anti_spoof.as_str() {
         "off" => Spoofing::Allowed,
+        "strict" => Spoofing::Strict,
         _ => Spoofing::Refused,
     }
 }
