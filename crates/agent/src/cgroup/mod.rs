@@ -19,8 +19,9 @@ pub use device::prepare as prepare_device_rules;
 use crate::boot::CGROUPS;
 use crate::error::{Error, Result};
 
-/// Name of a cgroup that is made before a template is frozen. No container has it.
-const FIRST: &str = "first container";
+/// Name of a cgroup that is made before a template is frozen: no id of a container's begins so.
+/// Its container may read it in `/proc/self/cgroup`, so that it has no spaces.
+const FIRST: &str = "_first";
 
 /// Whether it is there and nobody has it.
 static FIRST_IS_FREE: AtomicBool = AtomicBool::new(false);

@@ -558,14 +558,18 @@ mod tests {
         };
         let arguments = arguments(&config, Accelerator::Tcg, 2_000_000, &template);
         let devices = values(&arguments, "-device");
+        let devices: Vec<Value> = devices
+            .iter()
+            .map(|device| serde_json::from_str(device).expect("JSON"))
+            .collect();
         let slots = slot::disks().zip(["image", "scratch"]).enumerate();
         let mut expected: Vec<_> = slots
-            .map(|(number, (slot, serial))| disk_device(number, serial, slot).to_string())
+            .map(|(number, (slot, serial))| disk_device(number, serial, slot))
             .collect();
-        expected.push(
-            r#"{"bus":"virtio-mmio-bus.0","driver":"virtio-net-device","guest_announce":false}"#
-                .to_owned(),
-        );
+        let network = slot::networks().next().expect("a slot");
+        expected.push(json!({
+            "driver": NETWORK, "guest_announce": false, "bus": network.bus(),
+        }));
         assert_eq!(devices, expected);
         let nodes = values(&arguments, "-blockdev");
         assert!(nodes[0].contains("null-co"), "{nodes:?}");
