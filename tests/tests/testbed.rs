@@ -1,5 +1,5 @@
 //! Machines on a real KVM: that it is found and used, and that what works without it works
-//! with it. `xtask kvm` runs this in a machine that has one; so can whoever has one.
+//! with it. `make kvm` runs this in a machine that has one; so can whoever has one.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,7 +25,7 @@ fn now() -> u64 {
 
 /// One installation and one template for all of it: where this runs, both take seconds.
 #[test]
-#[ignore = "needs a KVM: `cargo run -p xtask -- kvm` runs it in a machine that has one"]
+#[ignore = "needs a KVM: `make kvm` runs it in a machine that has one"]
 fn containers_run_on_kvm() {
     let caisson = Caisson::new();
     kvm_is_chosen(&caisson);

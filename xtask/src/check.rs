@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::step::{cargo, run, step};
-use crate::{advisories, build, engines, image, matrix, packages, testbed};
+use crate::{advisories, build, engines, image, matrix, packages};
 
 /// `xtask setup`, second half: what the checks need beyond Debian's packages.
 pub fn install_tools() -> Result<()> {
@@ -43,7 +43,5 @@ pub fn test() -> Result<()> {
     // All that fails, not the first of it only.
     let tests = run(&mut cargo(&["test", "--workspace", "--no-fail-fast"]));
     // What a failed test did not show is no second failure.
-    tests
-        .and(step("engines", matrix::check))
-        .and(step("tests on KVM", testbed::test))
+    tests.and(step("engines", matrix::check))
 }
