@@ -42,7 +42,7 @@ impl Relay {
         })
         .map_err(failed())?;
         let incoming = thread("frames in", move || {
-            let ended = carry(&from_stack, &to_machine);
+            let ended = carry_whole(&from_stack, &to_machine);
             end("to the machine", ended, &from_stack, &ours);
         })
         .map_err(failed())?;
@@ -96,7 +96,12 @@ impl Frames {
     }
 }
 
-fn carry(mut from: &UnixStream, to: &Frames) -> io::Result<()> {
+/// Gives everything that is read to `pass`, which says how many bytes at the front it is
+/// through with; the rest comes again with more behind it.
+fn carry(
+    mut from: &UnixStream,
+    mut pass: impl FnMut(&mut [u8]) -> io::Result<usize>,
+) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     let mut filled = 0;
     loop {
@@ -104,18 +109,25 @@ fn carry(mut from: &UnixStream, to: &Frames) -> io::Result<()> {
             0 => return Ok(()),
             length => filled += length,
         }
-        let mut whole = 0;
-        while let Some(frame) = first(&buffer[whole..filled])? {
-            whole += LENGTH + frame.len();
-        }
-        to.write(&buffer[..whole])?;
-        buffer.copy_within(whole..filled, 0);
-        filled -= whole;
+        let used = pass(&mut buffer[..filled])?;
+        buffer.copy_within(used..filled, 0);
+        filled -= used;
     }
 }
 
+fn carry_whole(from: &UnixStream, to: &Frames) -> io::Result<()> {
+    carry(from, |bytes| {
+        let mut whole = 0;
+        while let Some(frame) = first(&bytes[whole..])? {
+            whole += LENGTH + frame.len();
+        }
+        to.write(&bytes[..whole])?;
+        Ok(whole)
+    })
+}
+
 fn carry_filtered(
-    mut from: &UnixStream,
+    from: &UnixStream,
     mut to: &UnixStream,
     filter: &Filter,
     answers: &Frames,
@@ -123,22 +135,15 @@ fn carry_filtered(
     for frame in filter.introductions() {
         to.write_all(&with_length(&frame))?;
     }
-    let mut buffer = vec![0; BUFFER];
-    let mut filled = 0;
-    loop {
-        match from.read(&mut buffer[filled..])? {
-            0 => return Ok(()),
-            length => filled += length,
-        }
-        let sifted = sift(&mut buffer[..filled], filter)?;
-        to.write_all(&buffer[..sifted.allowed])?;
+    carry(from, |bytes| {
+        let sifted = sift(bytes, filter)?;
+        to.write_all(&bytes[..sifted.allowed])?;
         // The stack has been told before the guest goes on.
         if !sifted.answers.is_empty() {
             answers.write(&sifted.answers)?;
         }
-        buffer.copy_within(sifted.used..filled, 0);
-        filled -= sifted.used;
-    }
+        Ok(sifted.used)
+    })
 }
 
 /// What a piece of what the machine sends comes to.

@@ -3,30 +3,22 @@
 //! Two hundred times everything that a container's network is but the machine: the
 //! end-to-end tests do it with machines, fewer of them.
 
+mod inside;
+
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::process::Command;
 
 use caisson_network::cni::{self, Lease};
 use caisson_network::{Link, Namespace, PortMapping, Spoofing, parse_ports};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use inside::run;
 
 /// Who joins and leaves at once.
 const WORKERS: usize = 8;
 
 /// How often each of them does.
 const TIMES: usize = 25;
-
-fn run(namespace: &Namespace, command: &str) -> String {
-    let output = Command::new("nsenter")
-        .arg(format!("--net={}", namespace.path().display()))
-        .args(command.split_ascii_whitespace())
-        .output()
-        .expect("nsenter of util-linux");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command}: {errors}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
 
 fn id(worker: usize, number: usize) -> String {
     format!("cycle-{}-{worker}-{number}", std::process::id())

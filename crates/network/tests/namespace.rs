@@ -1,23 +1,10 @@
 //! Namespaces as an engine leaves them, joined to a machine. Needs root and ip(8).
 
-use std::process::Command;
+mod inside;
 
 use caisson_network::{Error, Link, Namespace, Spoofing};
 
-/// Runs a command of the host in a namespace.
-fn run(namespace: &Namespace, command: &str) -> String {
-    let output = Command::new("nsenter")
-        .arg(format!("--net={}", namespace.path().display()))
-        .args(command.split_ascii_whitespace())
-        .output()
-        .expect("nsenter of util-linux");
-    assert!(
-        output.status.success(),
-        "{command}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
+use inside::run;
 
 fn ip(namespace: &Namespace, arguments: &str) -> String {
     run(namespace, &format!("ip {arguments}"))

@@ -3,28 +3,20 @@
 //! Two namespaces are the ends of one cable, and a tap of each stands for its guest: what is
 //! written to one can be read from the other.
 
+mod inside;
+
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
-use std::process::Command;
 
 use caisson_network::{Attachment, Link, Namespace, Spoofing};
+
+use inside::run;
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
 
 /// Bytes of `struct virtio_net_hdr`.
 const HEADER: usize = 10;
-
-fn run(namespace: &Namespace, command: &str) -> String {
-    let output = Command::new("nsenter")
-        .arg(format!("--net={}", namespace.path().display()))
-        .args(command.split_ascii_whitespace())
-        .output()
-        .expect("nsenter of util-linux");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command}: {errors}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
 
 /// A guest and the neighbour at the other end of its cable.
 struct Cable {
