@@ -44,7 +44,8 @@ pub struct StartFlags {
 /// Compares a whole `caisson run --rm IMAGE true`, forked and booted, with the floor:
 /// the same machine, whose init only powers it off.
 pub fn start(flags: &StartFlags, store: &ContainerStore, settings: &Settings) -> Result<()> {
-    let container = idle(flags, store, settings)?;
+    // The model of the floor's machine.
+    let container = store.find(&idle(flags, settings, &settings.template)?)?;
     let measured = measure(flags, &container, settings);
     own(settings)
         .args(["rm", "-f", &container.record.id])
@@ -90,9 +91,10 @@ pub fn start(flags: &StartFlags, store: &ContainerStore, settings: &Settings) ->
     Ok(())
 }
 
-/// A sandbox that does nothing, as the model of the floor's machine.
-fn idle(flags: &StartFlags, store: &ContainerStore, settings: &Settings) -> Result<Container> {
+/// Starts a sandbox that does nothing, with `template` set as said. Returns its id.
+fn idle(flags: &StartFlags, settings: &Settings, template: &str) -> Result<String> {
     let output = own(settings)
+        .env("CAISSON_TEMPLATE", template)
         .args(["run", "-d", &flags.image, "sleep", "100000"])
         .stderr(Stdio::inherit())
         .output()
@@ -100,7 +102,15 @@ fn idle(flags: &StartFlags, store: &ContainerStore, settings: &Settings) -> Resu
     if !output.status.success() {
         bail!("cannot start a container to measure; `caisson doctor` may say why");
     }
-    Ok(store.find(String::from_utf8_lossy(&output.stdout).trim())?)
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// What a sandbox uses.
+fn stats(container: &Container) -> Result<Stats> {
+    match block_on(client::ask(container, &Request::Stats))? {
+        Response::Stats(stats) => Ok(stats),
+        other => bail!("the supervisor answered {other:?} to a question for statistics"),
+    }
 }
 
 /// Everything that was measured.
@@ -112,15 +122,11 @@ struct Measured {
 }
 
 fn measure(flags: &StartFlags, container: &Container, settings: &Settings) -> Result<Measured> {
-    let stats = match block_on(client::ask(container, &Request::Stats))? {
-        Response::Stats(stats) => stats,
-        other => bail!("the supervisor answered {other:?} to a question for statistics"),
-    };
     let mut measured = Measured {
         floors: Vec::new(),
         booted: Series::default(),
         forked: Series::default(),
-        stats,
+        stats: stats(container)?,
     };
     // One of each to warm the host's caches, not counted.
     for number in 0..=flags.runs {

@@ -1,16 +1,14 @@
 //! Many sandboxes at once: how long they take together, and what they hold together.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, anyhow};
 
-use super::series::milliseconds;
-use super::{StartFlags, block_on, bytes, own};
-use crate::client;
+use super::series::{Run, milliseconds};
+use super::{StartFlags, bytes, idle, own, stats};
 use crate::config::Settings;
 use crate::container::ContainerStore;
-use crate::supervisor::control::{Request, Response};
 use crate::table::Table;
 
 /// What was measured of as many sandboxes as `--at-once` says.
@@ -87,42 +85,22 @@ impl Many {
 fn in_turn(flags: &StartFlags, settings: &Settings) -> Result<Duration> {
     let begin = Instant::now();
     for _ in 0..flags.at_once {
-        let status = short(flags, settings, "off").status()?;
-        if !status.success() {
-            bail!("a run to be measured ended with {status}");
-        }
+        Run::measure(flags, settings, "off")?;
     }
     Ok(begin.elapsed())
 }
 
 fn at_once(flags: &StartFlags, settings: &Settings) -> Result<Duration> {
     let begin = Instant::now();
-    let children = (0..flags.at_once)
-        .map(|_| short(flags, settings, "auto").spawn())
-        .collect::<Vec<_>>();
-    // All are waited for, whatever becomes of one of them.
-    let statuses: Vec<_> = children
-        .into_iter()
-        .map(|child| child.and_then(|mut child| child.wait()))
-        .collect();
-    let elapsed = begin.elapsed();
-    for status in statuses {
-        let status = status.context("cannot start a run to be measured")?;
-        if !status.success() {
-            bail!("a run to be measured ended with {status}");
+    std::thread::scope(|scope| {
+        let run = || Run::measure(flags, settings, "auto");
+        let threads: Vec<_> = (0..flags.at_once).map(|_| scope.spawn(run)).collect();
+        for thread in threads {
+            let measured = thread.join();
+            measured.map_err(|_| anyhow!("a measurement panicked"))??;
         }
-    }
-    Ok(elapsed)
-}
-
-/// A whole start of a program that does nothing.
-fn short(flags: &StartFlags, settings: &Settings, template: &str) -> Command {
-    let mut command = own(settings);
-    command
-        .env("CAISSON_TEMPLATE", template)
-        .args(["run", "--rm", &flags.image, "true"])
-        .stdin(Stdio::null());
-    command
+        Ok(begin.elapsed())
+    })
 }
 
 /// Starts idle containers, asks what they hold while all of them run, and removes them.
@@ -135,18 +113,15 @@ fn idle_pss(
     let mut ids = Vec::new();
     let held = (0..flags.at_once)
         .try_for_each(|_| {
-            let output = own(settings)
-                .env("CAISSON_TEMPLATE", template)
-                .args(["run", "-d", &flags.image, "sleep", "100000"])
-                .stderr(Stdio::inherit())
-                .output()?;
-            if !output.status.success() {
-                bail!("cannot start a container to measure; `caisson doctor` may say why");
-            }
-            ids.push(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+            ids.push(idle(flags, settings, template)?);
             Ok(())
         })
-        .and_then(|()| ids.iter().map(|id| pss(id, store)).sum());
+        .and_then(|()| {
+            let held = ids
+                .iter()
+                .map(|id| Ok(stats(&store.find(id)?)?.host_pss_bytes));
+            held.sum()
+        });
     if !ids.is_empty() {
         own(settings)
             .args(["rm", "-f"])
@@ -155,12 +130,4 @@ fn idle_pss(
             .status()?;
     }
     held
-}
-
-fn pss(id: &str, store: &ContainerStore) -> Result<u64> {
-    let container = store.find(id)?;
-    match block_on(client::ask(&container, &Request::Stats))? {
-        Response::Stats(stats) => Ok(stats.host_pss_bytes),
-        other => bail!("the supervisor answered {other:?} to a question for statistics"),
-    }
 }
