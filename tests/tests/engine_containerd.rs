@@ -248,70 +248,50 @@ fn a_pod_is_one_machine(release: Release) {
 
 fn the_host_counts_the_machine(release: Release) {
     let engine = Containerd::start(release);
+    let start = |name: &str, cgroup: &str| {
+        let flags = ["-d", "--cgroup", cgroup];
+        let started = engine.container(&flags, name, &["sleep", "1000"], b"");
+        assert!(started.status.success(), "{started:?}");
+    };
+    let counted_in = |place: &str| {
+        let found = engine.cgroups();
+        assert!(!found.is_empty(), "there is a cgroup");
+        let machine = engine.processes(&["qemu-system"])[0].to_string();
+        for folder in found {
+            let list = folder.join(place).join("cgroup.procs");
+            let processes = std::fs::read_to_string(list).expect("a list");
+            assert!(
+                processes.lines().any(|pid| pid == machine),
+                "{folder:?}: {processes}"
+            );
+        }
+    };
+    let gone_with = |what: &str| {
+        eventually(&format!("the cgroups go with the {what}"), || {
+            engine.cgroups().is_empty()
+        });
+    };
+    let remove = |name: &str| {
+        engine.run(&["task", "rm", "-f", name], b"");
+        engine.ok(&["container", "rm", name]);
+        gone_with("container");
+    };
     let cgroup = format!("/{}/one", engine.cgroup_name());
-    let started = engine.container(
-        &["-d", "--cgroup", &cgroup],
-        "counted",
-        &["sleep", "1000"],
-        b"",
-    );
-    assert!(started.status.success(), "{started:?}");
-    let found = engine.cgroups();
-    assert!(!found.is_empty(), "there is a cgroup");
-    let machine = engine.processes(&["qemu-system"])[0].to_string();
-    for folder in found {
-        let processes = std::fs::read_to_string(folder.join("one/cgroup.procs")).expect("a list");
-        assert!(
-            processes.lines().any(|pid| pid == machine),
-            "{folder:?}: {processes}"
-        );
-    }
-    engine.run(&["task", "rm", "-f", "counted"], b"");
-    engine.ok(&["container", "rm", "counted"]);
-    eventually("the cgroups go with the container", || {
-        engine.cgroups().is_empty()
-    });
+    start("counted", &cgroup);
+    counted_in("one");
+    remove("counted");
 
-    let started = engine.container(
-        &["-d", "--cgroup", &cgroup],
-        "killed",
-        &["sleep", "1000"],
-        b"",
-    );
-    assert!(started.status.success(), "{started:?}");
+    start("killed", &cgroup);
     kill(engine.processes(&["containerd-shim"])[0], "KILL");
     eventually("the engine notices", || engine.status("killed").is_none());
     engine.ok(&["container", "rm", "killed"]);
-    eventually("the cgroups go with the shim", || {
-        engine.cgroups().is_empty()
-    });
+    gone_with("shim");
     engine.shows("the cgroup of the host that was named");
 
     let slice = engine.slice_name();
-    let named = format!("{slice}:cri-containerd:one");
-    let started = engine.container(
-        &["-d", "--cgroup", &named],
-        "sliced",
-        &["sleep", "1000"],
-        b"",
-    );
-    assert!(started.status.success(), "{started:?}");
-    let found = engine.cgroups();
-    assert!(!found.is_empty(), "there is a cgroup");
-    let machine = engine.processes(&["qemu-system"])[0].to_string();
-    for folder in found {
-        let list = folder.join("cri-containerd-one.scope/cgroup.procs");
-        let processes = std::fs::read_to_string(list).expect("a list");
-        assert!(
-            processes.lines().any(|pid| pid == machine),
-            "{folder:?}: {processes}"
-        );
-    }
-    engine.run(&["task", "rm", "-f", "sliced"], b"");
-    engine.ok(&["container", "rm", "sliced"]);
-    eventually("the cgroups go with the container", || {
-        engine.cgroups().is_empty()
-    });
+    start("sliced", &format!("{slice}:cri-containerd:one"));
+    counted_in("cri-containerd-one.scope");
+    remove("sliced");
     engine.shows("the cgroup of the host that was named as systemd names it");
 }
 

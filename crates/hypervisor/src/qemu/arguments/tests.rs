@@ -1,0 +1,209 @@
+use super::*;
+use crate::Disk;
+
+fn config() -> VmConfig {
+    VmConfig {
+        name: "a,b".to_owned(),
+        kernel: "/k".into(),
+        initramfs: "/i".into(),
+        kernel_parameters: vec!["one=1".to_owned()],
+        cpus: 2,
+        memory: (256 << 20) + 1,
+        disks: vec![Disk {
+            path: "/x,y\"z".into(),
+            serial: "image".to_owned(),
+            read_only: true,
+            new: None,
+        }],
+        share: Some(Share {
+            tag: "caisson".to_owned(),
+            mounts: Vec::new(),
+            tree: None,
+        }),
+        interfaces: Vec::new(),
+        network_namespace: None,
+        host_ports: Vec::new(),
+        cid: 3,
+        console: "/c".into(),
+        run_directory: "/r".into(),
+    }
+}
+
+const FILES: BootFiles = BootFiles {
+    kernel: 8,
+    initramfs: 9,
+};
+
+fn inherited(begin: Begin) -> Inherited {
+    Inherited {
+        console: 3,
+        monitor: 4,
+        begin,
+        disks: vec![Medium::File(7)],
+        networks: 0,
+        devices: Some(Devices {
+            vsock: 5,
+            share: Some(6),
+            networks: Vec::new(),
+        }),
+    }
+}
+
+fn values(arguments: &[OsString], flag: &str) -> Vec<String> {
+    arguments
+        .windows(2)
+        .filter(|pair| pair[0] == flag)
+        .map(|pair| pair[1].to_string_lossy().into_owned())
+        .collect()
+}
+
+#[test]
+fn names_cannot_add_options() {
+    let arguments = arguments(
+        &config(),
+        Accelerator::Tcg,
+        2_000_000,
+        &inherited(Begin::Boot(FILES)),
+    );
+    assert_eq!(values(&arguments, "-name"), ["guest=a,,b"]);
+    let disk = &values(&arguments, "-blockdev")[0];
+    assert!(!disk.contains("x,y"), "paths are opened by the driver");
+    assert!(disk.contains("/dev/fdset/0"));
+}
+
+#[test]
+fn memory_is_rounded_up() {
+    let arguments = arguments(
+        &config(),
+        Accelerator::Tcg,
+        2_000_000,
+        &inherited(Begin::Boot(FILES)),
+    );
+    assert_eq!(values(&arguments, "-m"), ["257M"]);
+}
+
+#[test]
+fn only_tcg_is_told_its_frequencies() {
+    let tcg = kernel_command_line(&config(), Accelerator::Tcg, 2_000_000);
+    assert!(tcg.contains(" tsc_early_khz=2000000 "));
+    assert!(tcg.contains(" lpj=20000000 "));
+    assert!(tcg.ends_with(" one=1"));
+    let kvm = kernel_command_line(&config(), Accelerator::Kvm, 2_000_000);
+    assert!(!kvm.contains("khz"));
+}
+
+#[test]
+fn guests_on_kvm_run_no_guests() {
+    let begin = Begin::Boot(FILES);
+    let arguments = arguments(&config(), Accelerator::Kvm, 0, &inherited(begin));
+    assert_eq!(values(&arguments, "-cpu"), ["host,-vmx,-svm"]);
+}
+
+#[test]
+fn a_template_has_every_slot_and_no_device() {
+    let template = Inherited {
+        disks: Vec::new(),
+        devices: None,
+        ..inherited(Begin::Template {
+            files: FILES,
+            memory: 10,
+        })
+    };
+    let arguments = arguments(&config(), Accelerator::Tcg, 2_000_000, &template);
+    assert_eq!(values(&arguments, "-device"), [""; 0]);
+    let line = &values(&arguments, "-append")[0];
+    assert!(line.contains(" virtio_mmio.device=512@0xfeb00e00:12 "));
+    assert!(line.ends_with(" caisson.template"));
+    let memory = &values(&arguments, "-object")[0];
+    assert!(memory.contains("/proc/self/fd/10,share=on"), "{memory}");
+}
+
+#[test]
+fn a_template_may_have_disks_in_which_nothing_of_a_workload_is() {
+    let mut config = config();
+    config.disks.push(Disk {
+        path: "/scratch".into(),
+        serial: "scratch".to_owned(),
+        read_only: false,
+        new: Some("/empty".into()),
+    });
+    let template = Inherited {
+        disks: vec![Medium::Nothing, Medium::File(7)],
+        networks: 1,
+        devices: None,
+        ..inherited(Begin::Template {
+            files: FILES,
+            memory: 10,
+        })
+    };
+    let arguments = arguments(&config, Accelerator::Tcg, 2_000_000, &template);
+    let devices = values(&arguments, "-device");
+    let devices: Vec<Value> = devices
+        .iter()
+        .map(|device| serde_json::from_str(device).expect("JSON"))
+        .collect();
+    let slots = slot::disks().zip(["image", "scratch"]).enumerate();
+    let mut expected: Vec<_> = slots
+        .map(|(number, (slot, serial))| disk_device(number, serial, slot))
+        .collect();
+    let network = slot::networks().next().expect("a slot");
+    expected.push(json!({
+        "driver": NETWORK, "guest_announce": false, "bus": network.bus(),
+    }));
+    assert_eq!(devices, expected);
+    let nodes = values(&arguments, "-blockdev");
+    assert!(nodes[0].contains("null-co"), "{nodes:?}");
+    assert_eq!(values(&arguments, "-add-fd"), ["fd=7,set=1"]);
+    let line = &values(&arguments, "-append")[0];
+    assert!(line.ends_with(" caisson.template caisson.new_disk=scratch"));
+}
+
+#[test]
+fn a_copy_of_a_snapshot_has_the_interfaces_that_its_state_has() {
+    let copy = Inherited {
+        networks: 1,
+        ..inherited(Begin::Fork {
+            memory: 10,
+            private: true,
+            snapshot: true,
+        })
+    };
+    let arguments = arguments(&config(), Accelerator::Tcg, 2_000_000, &copy);
+    let without = ["migration.send-configuration=off"];
+    assert_eq!(values(&arguments, "-global"), without);
+    let devices = values(&arguments, "-device");
+    let idle = json!({
+        "driver": NETWORK,
+        "guest_announce": false,
+        "bus": "virtio-mmio-bus.0",
+    });
+    assert!(devices.contains(&idle.to_string()), "{devices:?}");
+    assert_eq!(values(&arguments, "-netdev"), [""; 0]);
+}
+
+#[test]
+fn a_fork_has_its_devices_where_the_template_expects_them() {
+    let fork = inherited(Begin::Fork {
+        memory: 10,
+        private: true,
+        snapshot: false,
+    });
+    let arguments = arguments(&config(), Accelerator::Tcg, 2_000_000, &fork);
+    assert_eq!(values(&arguments, "-kernel"), [""; 0]);
+    let memory = &values(&arguments, "-object")[0];
+    assert!(memory.contains("share=off"), "{memory}");
+    let devices = values(&arguments, "-device");
+    let disk = disk_device(0, "image", slot::disks().next().expect("a slot"));
+    assert_eq!(disk["bus"], "virtio-mmio-bus.5");
+    assert_eq!(
+        devices,
+        [
+            &disk.to_string(),
+            "virtio-scsi-device,id=hotplug,bus=virtio-mmio-bus.3"
+        ]
+    );
+    assert_eq!(values(&arguments, "-global"), [""; 0]);
+    let later = vhost_user_devices(&config());
+    let buses: Vec<_> = later.iter().map(|(slot, _)| slot.bus()).collect();
+    assert_eq!(buses, ["virtio-mmio-bus.7", "virtio-mmio-bus.6"]);
+}
