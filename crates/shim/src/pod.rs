@@ -130,9 +130,22 @@ impl Pod {
         self.containers().remove(id);
     }
 
-    /// Whether there is no container left.
+    /// Whether there is no container.
     pub fn is_empty(&self) -> bool {
         self.containers().is_empty()
+    }
+
+    /// Whether nothing needs the machine any more. A sandbox of the engine's outlives its
+    /// containers, of which others may follow.
+    pub fn is_over(&self) -> bool {
+        !self.is_sandbox.load(Ordering::Relaxed) && self.is_empty()
+    }
+
+    /// Whether the shim has nothing left to do once the engine has no more use for the task
+    /// `id`, which it says of every container. A sandbox ends by the Sandbox service, but
+    /// an engine that has found the shim and knows of no sandbox gives its name here.
+    pub fn ends_with(&self, id: &str) -> bool {
+        self.is_over() || id == self.place.id && self.is_empty()
     }
 
     /// Names the network namespace of a machine that has not been started.
@@ -150,8 +163,7 @@ impl Pod {
     /// Whether nobody has asked for anything that needs a machine, or it has ended.
     pub fn is_unused(&self) -> bool {
         // A machine that is being started has the lock.
-        !self.is_sandbox.load(Ordering::Relaxed)
-            && self.is_empty()
+        self.is_over()
             && self
                 .machine
                 .try_lock()

@@ -242,6 +242,15 @@ fn pods_by_the_sandbox_service(release: Release) {
         1,
         "one machine"
     );
+    let before = cri.shell(&first, boot);
+    pod.remove(&first);
+    pod.remove(&second);
+    let third = pod.run("third", IDLE);
+    assert_eq!(
+        cri.shell(&third, boot),
+        before,
+        "the machine outlives the containers"
+    );
     pod.end();
     cri.engine.shows("CRI: pods by the Sandbox service");
 }

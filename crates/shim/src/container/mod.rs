@@ -283,7 +283,7 @@ impl Container {
     async fn delete_all(&self, pod: &Pod) {
         self.discard().await;
         pod.remove(&self.id);
-        if pod.is_empty() {
+        if pod.is_over() {
             pod.stop().await;
         }
         self.entries().clear();

@@ -46,7 +46,7 @@ impl TaskService {
         match self.0.create(request).await {
             Ok(container) => Ok(container.pid),
             Err(error) => {
-                if self.0.is_empty() {
+                if self.0.is_over() {
                     // There is nobody else who would end it.
                     self.0.kill().await;
                 }
@@ -298,8 +298,7 @@ impl Task for TaskService {
     }
 
     async fn shutdown(&self, _: &TtrpcContext, request: ShutdownRequest) -> ttrpc::Result<Empty> {
-        // Of a pod, each container's end asks for it.
-        if request.now || self.0.is_empty() {
+        if request.now || self.0.ends_with(&request.id) {
             self.0.finish();
         }
         Ok(Empty::new())
