@@ -35,7 +35,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 const FIRST_USE: Duration = Duration::from_secs(30);
 
 /// How long the last answers may take to be written.
-const LAST_ANSWERS: Duration = Duration::from_millis(50);
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// Serves until told to stop.
 pub fn serve(arguments: &Arguments) -> Result<()> {
@@ -107,7 +107,13 @@ async fn run(arguments: &Arguments, place: Place, tree: Tree) -> Result<()> {
     if let Err(error) = std::fs::remove_file(&arguments.socket) {
         tracing::debug!(%error, "the socket stays");
     }
-    tokio::time::sleep(LAST_ANSWERS).await;
+    // Connections that engines hold open are closed, after what they have asked is answered.
+    if tokio::time::timeout(LAST_ANSWERS, server.shutdown())
+        .await
+        .is_err()
+    {
+        tracing::warn!("a call is not answered: the engine does not read, or waits in vain");
+    }
     Ok(())
 }
 
