@@ -19,6 +19,9 @@ const KINDS: [(&str, &str); 2] = [
     ),
 ];
 
+/// The annotation of a container that stands for a pod.
+pub const SANDBOX: (&str, &str) = (KINDS[0].0, "sandbox");
+
 /// Which sandbox a container belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {

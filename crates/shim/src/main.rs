@@ -15,6 +15,7 @@ mod checkpoint;
 mod container;
 mod daemon;
 mod delete;
+mod description;
 mod disk;
 mod error;
 mod events;

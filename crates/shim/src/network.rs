@@ -170,7 +170,7 @@ fn wanted(spec: &Spec) -> Result<Wanted> {
     }
 }
 
-fn host_network() -> Error {
+pub fn host_network() -> Error {
     Error::field(
         FIELD,
         "the host's network cannot be that of another kernel; give the container a network \

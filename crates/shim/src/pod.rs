@@ -31,9 +31,9 @@ const GUEST_CID: u64 = 3;
 const NO_LIMIT: u64 = 1 << 50;
 
 /// Annotations with the sum of what the containers of a pod may use (containerd's CRI).
-const POD_MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
-const POD_QUOTA: &str = "io.kubernetes.cri.sandbox-cpu-quota";
-const POD_PERIOD: &str = "io.kubernetes.cri.sandbox-cpu-period";
+pub const POD_MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
+pub const POD_QUOTA: &str = "io.kubernetes.cri.sandbox-cpu-quota";
+pub const POD_PERIOD: &str = "io.kubernetes.cri.sandbox-cpu-period";
 
 /// Where a pod is and what belongs to it.
 #[derive(Debug)]

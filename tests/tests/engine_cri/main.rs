@@ -1,8 +1,9 @@
 //! Kubernetes' way: pods by the CRI plugin of three releases of containerd.
 
 mod client;
+mod sandboxes;
 
-use caisson_end_to_end::engine::{Containerd, Release};
+use caisson_end_to_end::engine::Release;
 use caisson_end_to_end::eventually;
 use client::Cri;
 use k8s_cri::v1::{
@@ -16,18 +17,6 @@ caisson_end_to_end::each_release![
     figures_and_limits,
     shared_processes_and_files,
 ];
-
-// 1.6 does not know of the service.
-
-#[test]
-fn containerd_1_7_makes_pods_by_the_sandbox_service() {
-    pods_by_the_sandbox_service(Release::Previous);
-}
-
-#[test]
-fn containerd_2_makes_pods_by_the_sandbox_service() {
-    pods_by_the_sandbox_service(Release::Newest);
-}
 
 /// Runs until it is killed, and ends at once when it is asked to.
 const IDLE: &str = "trap 'exit 0' TERM; sleep 1000 & wait";
@@ -226,31 +215,4 @@ fn shared_processes_and_files(release: Release) {
     pod.end();
     cri.engine
         .shows("CRI: shared processes, secrets that change");
-}
-
-fn pods_by_the_sandbox_service(release: Release) {
-    let cri = Cri::of(Containerd::with_sandbox_service(release));
-    let pod = cri.pod("sandbox");
-    let containers = cri.engine.ok(&["container", "ls", "-q"]);
-    assert!(!containers.contains(&pod.id), "no container stands for it");
-    let first = pod.run("first", IDLE);
-    let second = pod.run("second", IDLE);
-    let boot = "cat /proc/sys/kernel/random/boot_id";
-    assert_eq!(cri.shell(&first, boot), cri.shell(&second, boot));
-    assert_eq!(
-        cri.engine.processes(&["qemu-system"]).len(),
-        1,
-        "one machine"
-    );
-    let before = cri.shell(&first, boot);
-    pod.remove(&first);
-    pod.remove(&second);
-    let third = pod.run("third", IDLE);
-    assert_eq!(
-        cri.shell(&third, boot),
-        before,
-        "the machine outlives the containers"
-    );
-    pod.end();
-    cri.engine.shows("CRI: pods by the Sandbox service");
 }

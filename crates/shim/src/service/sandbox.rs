@@ -1,7 +1,7 @@
 //! The Sandbox service, through which containerd 1.7 and later makes a pod without a
 //! container that stands for it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use ttrpc::r#async::TtrpcContext;
 
 use crate::bundle::Bundle;
+use crate::description;
 use crate::error::{Error, Result};
 use crate::pod::Pod;
 use crate::process::Exit;
@@ -31,6 +32,7 @@ const NOT_READY: &str = "SANDBOX_NOTREADY";
 /// Serves one pod.
 pub struct SandboxService {
     pod: Arc<Pod>,
+    described: Mutex<Option<Bundle>>,
     started: Mutex<Option<(SystemTime, u32)>>,
     ended: watch::Sender<Option<Exit>>,
 }
@@ -40,6 +42,7 @@ impl SandboxService {
     pub fn new(pod: Arc<Pod>) -> Self {
         Self {
             pod,
+            described: Mutex::default(),
             started: Mutex::default(),
             ended: watch::Sender::new(None),
         }
@@ -47,6 +50,12 @@ impl SandboxService {
 
     fn started(&self) -> Option<(SystemTime, u32)> {
         *self.started.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn described(&self) -> MutexGuard<'_, Option<Bundle>> {
+        self.described
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn known(&self, id: &str) -> Result<()> {
@@ -62,7 +71,10 @@ impl SandboxService {
             return Err(Error::State("the sandbox has been started".to_owned()));
         }
         // The engine need not have written a specification for it.
-        let bundle = Bundle::read(&self.pod.place.folder).ok();
+        let bundle = self
+            .described()
+            .clone()
+            .or_else(|| Bundle::read(&self.pod.place.folder).ok());
         let machine = self.pod.machine(bundle.as_ref(), None).await?;
         let started = (SystemTime::now(), machine.pid);
         *self.started.lock().unwrap_or_else(PoisonError::into_inner) = Some(started);
@@ -92,6 +104,9 @@ impl Sandbox for SandboxService {
         request: CreateSandboxRequest,
     ) -> ttrpc::Result<CreateSandboxResponse> {
         self.known(&request.sandbox_id)?;
+        let options = request.options.get_or_default();
+        *self.described() =
+            description::read(options, &request.sandbox_id, &self.pod.place.folder)?;
         if !request.netns_path.is_empty() {
             self.pod.set_network_namespace(request.netns_path.into())?;
         }
