@@ -58,6 +58,7 @@ impl Request {
         environment: impl Fn(&str) -> Option<String>,
     ) -> Self {
         let given = |name| environment(name).filter(|value| !value.is_empty());
+        let socket_folder = given("SHIM_SOCKET_DIR").map(PathBuf::from);
         let said = BootstrapParams::parse_from_bytes(input)
             .ok()
             .filter(|said| {
@@ -71,7 +72,8 @@ impl Request {
                 socket_folder: said
                     .socket_dir
                     .filter(|dir| !dir.is_empty())
-                    .map(PathBuf::from),
+                    .map(PathBuf::from)
+                    .or(socket_folder),
                 ttrpc_address: Some(said.containerd_ttrpc_address)
                     .filter(|address| !address.is_empty())
                     .or_else(|| given("TTRPC_ADDRESS")),
@@ -84,7 +86,7 @@ impl Request {
         Self {
             form,
             debug: arguments.debug,
-            socket_folder: None,
+            socket_folder,
             ttrpc_address: given("TTRPC_ADDRESS"),
         }
     }
