@@ -18,6 +18,9 @@ pub const IMAGE: &str = "docker.io/library/busybox:latest";
 /// Our runtime.
 pub const RUNTIME: &str = "io.containerd.caisson.v2";
 
+/// Caisson's own configuration, in the engine's folder.
+const SETTINGS: &str = "caisson.toml";
+
 /// Which containerd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Release {
@@ -170,6 +173,7 @@ impl Containerd {
             folder.join("c.sock"),
         );
         std::fs::write(folder.join("config.toml"), config).expect("written");
+        std::fs::write(folder.join(SETTINGS), "").expect("written");
         let daemon = Self::daemon(release, purpose, folder);
         let containerd = Self {
             scratch,
@@ -207,7 +211,7 @@ impl Containerd {
             .arg("--config")
             .arg(folder.join("config.toml"))
             .env("PATH", path)
-            .env("CAISSON_CONFIG", "/dev/null")
+            .env("CAISSON_CONFIG", folder.join(SETTINGS))
             .env("CAISSON_ROOT", folder.join("caisson"))
             .env("CAISSON_RUN", folder.join("run"))
             // Where it unpacks checkpoints, and leaves them (1.6).
@@ -236,6 +240,11 @@ impl Containerd {
         self.daemon.wait().expect("ended");
         self.daemon = Self::daemon(self.release, self.purpose, self.scratch.path());
         self.ready();
+    }
+
+    /// Gives the shims that are started from now on a configuration.
+    pub fn configure(&self, settings: &str) {
+        std::fs::write(self.scratch.path().join(SETTINGS), settings).expect("written");
     }
 
     /// The files in which its blockfile snapshotter keeps active snapshots and others.

@@ -263,14 +263,14 @@ impl Container {
         if !exec_id.is_empty() {
             process.finish().await;
             self.execs().remove(exec_id);
-        } else {
-            self.delete_all(pod).await;
+            // Whoever listens for deletions takes them for the container's.
+            return Ok(exit);
         }
+        self.delete_all(pod).await;
         pod.events.send(
             topics::TASK_DELETE_EVENT_TOPIC,
             &TaskDelete {
                 container_id: self.id.clone(),
-                id: exec_id.to_owned(),
                 pid: self.pid,
                 exit_status: exit.code,
                 exited_at: MessageField::some(Timestamp::from(exit.at)),
