@@ -209,40 +209,63 @@ fn shares_of_the_host(release: Release) {
     engine.shows("--rootfs");
 }
 
+/// Names of the annotations with a container's kind and the pod's id.
+const PODS: [(&str, &str); 2] = [
+    (
+        "io.kubernetes.cri.container-type",
+        "io.kubernetes.cri.sandbox-id",
+    ),
+    (
+        "io.kubernetes.cri-o.ContainerType",
+        "io.kubernetes.cri-o.SandboxID",
+    ),
+];
+
 fn a_pod_is_one_machine(release: Release) {
     let engine = Containerd::start(release);
-    let kind = |kind: &str| format!("io.kubernetes.cri.container-type={kind}");
-    let (sandbox, member) = (kind("sandbox"), kind("container"));
-    let pod = "io.kubernetes.cri.sandbox-id=pod";
-    let run = |flags: &[&str], kind: &str, name: &str, script: &str| {
-        let mut all = vec!["--annotation", kind, "--annotation", pod];
-        all.extend(flags);
-        let output = engine.container(&all, name, &["sh", "-c", script], b"");
-        assert!(output.status.success(), "{name}: {output:?}");
-        text(&output.stdout)
-    };
-    run(&["-d"], &sandbox, "pod", "never run");
-    run(
-        &["-d"],
-        &member,
-        "server",
-        "while true; do echo served | nc -l -p 7000; done",
-    );
-    let script = "until nc 127.0.0.1 7000 < /dev/null; do usleep 20000; done";
-    assert_eq!(run(&["--rm"], &member, "client", script), "served\n");
-    assert_eq!(engine.processes(&["qemu-system"]).len(), 1, "one machine");
+    for (kind, pod) in PODS {
+        let kind = |value: &str| format!("{kind}={value}");
+        let (sandbox, member) = (kind("sandbox"), kind("container"));
+        let pod = format!("{pod}=pod");
+        let start = |flags: &[&str], kind: &str, name: &str, script: &str| {
+            let mut all = vec!["--annotation", kind, "--annotation", &pod];
+            all.extend(flags);
+            engine.container(&all, name, &["sh", "-c", script], b"")
+        };
+        let run = |flags: &[&str], kind: &str, name: &str, script: &str| {
+            let output = start(flags, kind, name, script);
+            assert!(output.status.success(), "{name}: {output:?}");
+            text(&output.stdout)
+        };
+        let lost = start(&["--rm"], &member, "lost", "true");
+        let error = text(&lost.stderr);
+        assert!(
+            error.contains("the pod pod has no running sandbox"),
+            "{error}"
+        );
+        run(&["-d"], &sandbox, "pod", "never run");
+        run(
+            &["-d"],
+            &member,
+            "server",
+            "while true; do echo served | nc -l -p 7000; done",
+        );
+        let script = "until nc 127.0.0.1 7000 < /dev/null; do usleep 20000; done";
+        assert_eq!(run(&["--rm"], &member, "client", script), "served\n");
+        assert_eq!(engine.processes(&["qemu-system"]).len(), 1, "one machine");
 
-    for name in ["server", "pod"] {
-        engine.ok(&["task", "kill", "--signal", "KILL", name]);
-        eventually("it has stopped", || {
-            engine.status(name).as_deref() == Some("STOPPED")
+        for name in ["server", "pod"] {
+            engine.ok(&["task", "kill", "--signal", "KILL", name]);
+            eventually("it has stopped", || {
+                engine.status(name).as_deref() == Some("STOPPED")
+            });
+            engine.run(&["task", "rm", name], b"");
+            engine.ok(&["container", "rm", name]);
+        }
+        eventually("the machine ends with its pod", || {
+            engine.processes(&["qemu-system"]).is_empty()
         });
-        engine.run(&["task", "rm", name], b"");
-        engine.ok(&["container", "rm", name]);
     }
-    eventually("the machine ends with its pod", || {
-        engine.processes(&["qemu-system"]).is_empty()
-    });
     engine.shows("pods by annotations: one machine, one localhost");
 }
 
