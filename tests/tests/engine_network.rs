@@ -1,9 +1,12 @@
 //! Engine networks: the guest takes the place that an engine has made for its container.
 
+use std::net::Ipv4Addr;
+
 use caisson_end_to_end::docker::Docker;
 use caisson_end_to_end::engine::{self, Containerd, IMAGE, RUNTIME, Release};
+use caisson_end_to_end::frames::{self, Listener, Mac};
 use caisson_end_to_end::netns::{Cni, Netns};
-use caisson_end_to_end::{eventually, kill, output, text};
+use caisson_end_to_end::{eventually, kill, output, programs, text};
 
 /// Row of the table of features.
 const LATER: &str = "interfaces and addresses that come later";
@@ -380,6 +383,80 @@ fn containers_of_a_pod_share_its_network() {
         remove(&engine, name);
     }
     engine.shows("containers of a pod share its network");
+}
+
+#[test]
+fn a_guest_sends_as_nobody_else() {
+    let engine = Containerd::start(Release::Installed);
+    let probe = format!(
+        "type=bind,src={},dst=/probe,options=bind:ro",
+        programs::probe().display()
+    );
+    let (own, other) = (Ipv4Addr::new(10, 74, 0, 2), Ipv4Addr::new(10, 74, 0, 3));
+    let gateway = Ipv4Addr::new(10, 74, 0, 1);
+    // As a CNI plugin leaves it: one end in the pod, one in the host.
+    let guest = |anti_spoof: &str| {
+        engine.configure(&format!("anti_spoof = {anti_spoof:?}\n"));
+        let (host, pod) = (Netns::new("host"), Netns::new("pod"));
+        let path = pod.path();
+        let name = path.file_name().expect("a name").to_string_lossy();
+        host.ip(&format!(
+            "link add outer type veth peer name eth0 netns {name}"
+        ));
+        host.ip("link set outer up");
+        pod.ip(&format!("addr add {own}/24 dev eth0"));
+        pod.ip("link set eth0 up");
+        let with = pod.flag();
+        let flags = ["-d", "--with-ns", &with, "--mount", &probe];
+        let started = engine.container(&flags, anti_spoof, &["sleep", "1000"], b"");
+        assert!(started.status.success(), "{started:?}");
+        let mac = frames::mac(&pod.mac("eth0"));
+        (host, pod, mac)
+    };
+    let send = |name: &str, frames: &[Vec<u8>]| {
+        let lines: Vec<_> = frames.iter().map(|frame| frames::digits(frame)).collect();
+        let command = ["task", "exec", "--exec-id", "send", name];
+        let program = ["/probe", "send", "eth0", "1"];
+        let sent = engine.run(
+            &[&command[..], &program].concat(),
+            lines.join("\n").as_bytes(),
+        );
+        let said = text(&sent.stdout);
+        assert!(
+            said.starts_with("done sent "),
+            "{said}{}",
+            text(&sent.stderr)
+        );
+    };
+    let foreign: Mac = [2, 0, 0, 0, 0, 9];
+    let forged = |mac: Mac| {
+        [
+            frames::ipv4(foreign, own, gateway, "no-mac"),
+            frames::ipv4(mac, other, gateway, "no-ipv4"),
+            frames::arp(mac, 2, (mac, gateway), gateway, "no-arp"),
+        ]
+    };
+    let words = ["no-mac", "no-ipv4", "no-arp"];
+
+    let (host, _pod, mac) = guest("on");
+    let listener = Listener::start(&host, "outer");
+    send("on", &forged(mac));
+    send("on", &[frames::ipv4(mac, own, gateway, "honest")]);
+    // Frames do not overtake each other.
+    eventually("what is its own arrives", || listener.saw("honest"));
+    for word in words {
+        assert!(!listener.saw(word), "{word} has arrived");
+    }
+    remove(&engine, "on");
+
+    let (host, _pod, mac) = guest("auto");
+    let listener = Listener::start(&host, "outer");
+    eventually("the engine's network lets all of it pass", || {
+        send("auto", &forged(mac));
+        words.iter().all(|word| listener.saw(word))
+    });
+    remove(&engine, "auto");
+    engine.shows("`anti_spoof`: frames of others are not sent");
 }
 
 #[test]
