@@ -8,6 +8,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 use tempfile::TempDir;
 
 use crate::fuse::{Client, ROOT, User};
@@ -45,12 +47,26 @@ fn start(user: Option<u32>) -> (TempDir, Device, UnixStream) {
     (folder, device, connection)
 }
 
+/// Puts the calling thread into a mount namespace of its own, in which nobody else mounts
+/// anything. What a process that it starts mounted for its host would be seen there.
+fn leave_the_hosts_mounts() {
+    // SAFETY: no descriptor is closed; what other threads share with this one stays theirs.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
+    for how in [
+        MountPropagationFlags::PRIVATE,
+        MountPropagationFlags::SHARED,
+    ] {
+        mount_change("/", how | MountPropagationFlags::REC).unwrap();
+    }
+}
+
 fn mount_table() -> String {
-    std::fs::read_to_string("/proc/self/mountinfo").unwrap()
+    std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap()
 }
 
 #[test]
 fn it_is_jailed_and_leaves_no_mount() {
+    leave_the_hosts_mounts();
     let before = mount_table();
     let (folder, mut device, connection) = start(None);
     let client = Client::new(connection);
