@@ -24,14 +24,17 @@ const ITERATIONS: u32 = 100_000;
 /// busy machine takes longer than the loop of an interpreter.
 const WARM_UP: u32 = 1_000;
 
-/// A KVM that needs longer is one that interprets: hardware needs well under a
+/// A KVM that needs more processor time is one that interprets: hardware needs well under a
 /// millisecond, emulated hardware below another VM about two, an interpreter
 /// more than a hundred.
 const GOOD: Duration = Duration::from_millis(25);
 
-/// When the guest is given up. It is a multiple of [`GOOD`] for hosts so busy
-/// that the process waits for a CPU.
+/// When the guest is given up.
 const DEADLINE: Duration = Duration::from_millis(400);
+
+/// When it is given up by the clock on the wall: on a host so busy that the process waits for
+/// a CPU, or with a virtual CPU that sleeps.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How often a virtual CPU that went past the deadline is interrupted until it hears.
 const KICK: Duration = Duration::from_millis(5);
@@ -42,12 +45,12 @@ const KICK: Duration = Duration::from_millis(5);
 pub enum KvmProbe {
     /// The loop ran at the speed of hardware.
     Usable {
-        /// Time of the loop, microseconds.
+        /// Processor time of the loop, microseconds.
         microseconds: u64,
     },
     /// The loop ended, or was given up, far behind hardware.
     Slow {
-        /// Time of the loop, microseconds.
+        /// Processor time of the loop, microseconds.
         microseconds: u64,
     },
     /// `/dev/kvm` cannot be opened.
@@ -122,6 +125,41 @@ pub(super) fn probe() -> KvmProbe {
     }
 }
 
+/// What a thread has spent on running a guest. That is processor time, which is the guest's
+/// own speed: by the clock on the wall, a busy host's good KVM looks like a slow one.
+struct Stopwatch {
+    processor: Duration,
+    wall: Instant,
+}
+
+impl Stopwatch {
+    fn start() -> Self {
+        Self {
+            processor: processor_time(),
+            wall: Instant::now(),
+        }
+    }
+
+    fn spent(&self) -> Duration {
+        processor_time().saturating_sub(self.processor)
+    }
+
+    /// What was spent, if that is too much.
+    fn late(&self) -> Option<Duration> {
+        let (spent, waited) = (self.spent(), self.wall.elapsed());
+        if waited >= PATIENCE {
+            return Some(waited);
+        }
+        (spent >= DEADLINE).then_some(spent)
+    }
+}
+
+/// Processor time of the calling thread, the time in guests included.
+fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}
+
 /// How long the loop takes, at most about [`DEADLINE`].
 fn time(kvm: &Kvm) -> Result<Duration, String> {
     let failed = |what: &'static str| move |error: kvm_ioctls::Error| format!("{what}: {error}");
@@ -148,21 +186,21 @@ fn run(mut cpu: VcpuFd) -> Result<Duration, String> {
     let thread = thread::Builder::new()
         .name("kvm-probe".to_owned())
         .spawn(move || {
-            let mut started = Instant::now();
+            let mut watch = Stopwatch::start();
             let mut warm = false;
             let outcome = loop {
                 let outcome = match cpu.run() {
                     Ok(VcpuExit::Hlt) if !warm => {
                         warm = true;
-                        started = Instant::now();
+                        watch = Stopwatch::start();
                         continue;
                     }
-                    Ok(VcpuExit::Hlt) => Ok(started.elapsed()),
+                    Ok(VcpuExit::Hlt) => Ok(watch.spent()),
                     Ok(exit) => Err(format!("the guest stopped with {exit:?}")),
-                    Err(error) if error.errno() == libc::EINTR && started.elapsed() < DEADLINE => {
-                        continue;
-                    }
-                    Err(error) if error.errno() == libc::EINTR => Ok(started.elapsed()),
+                    Err(error) if error.errno() == libc::EINTR => match watch.late() {
+                        None => continue,
+                        Some(late) => Ok(late),
+                    },
                     Err(error) => Err(format!("the guest does not run: {error}")),
                 };
                 break outcome;
