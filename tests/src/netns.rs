@@ -99,6 +99,22 @@ impl Netns {
         after.split(' ').next().expect("an address").to_owned()
     }
 
+    /// What it has left of containers on a bridge: interfaces, and the firewall rules and leased
+    /// addresses of those with these ids. Leases lie in one folder for all namespaces.
+    pub fn left_on_bridge(&self, ids: &[String]) -> Vec<String> {
+        let is_container = |name: &String| name.starts_with("veth");
+        let links = self.interfaces().into_iter().filter(is_container);
+        let rules = ["iptables-save", "ip6tables-save"].map(|program| self.run(program, ""));
+        let rules = rules.iter().flat_map(|rules| rules.lines());
+        let leases = std::fs::read_dir("/var/lib/cni/networks/caisson");
+        let leases = leases.into_iter().flatten().flatten();
+        let leases = leases.filter_map(|file| std::fs::read_to_string(file.path()).ok());
+        let of_ours = |text: &String| ids.iter().any(|id| text.contains(id));
+        links
+            .chain(rules.map(str::to_owned).chain(leases).filter(of_ours))
+            .collect()
+    }
+
     /// Does something in it.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let namespace = File::open(self.path()).expect("the namespace");

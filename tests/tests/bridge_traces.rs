@@ -23,21 +23,6 @@ fn installation(host: &Netns) -> Caisson {
     caisson
 }
 
-/// What of these containers is left: interfaces, firewall rules, leased addresses.
-fn left(host: &Netns, ids: &[String]) -> Vec<String> {
-    let is_container = |name: &String| name.starts_with("veth");
-    let links = host.interfaces().into_iter().filter(is_container);
-    let rules = ["iptables-save", "ip6tables-save"].map(|program| host.run(program, ""));
-    let rules = rules.iter().flat_map(|rules| rules.lines());
-    let leases = std::fs::read_dir("/var/lib/cni/networks/caisson");
-    let leases = leases.into_iter().flatten().flatten();
-    let leases = leases.filter_map(|file| std::fs::read_to_string(file.path()).ok());
-    let of_ours = |text: &String| ids.iter().any(|id| text.contains(id));
-    links
-        .chain(rules.map(str::to_owned).chain(leases).filter(of_ours))
-        .collect()
-}
-
 /// Ids of the containers there are.
 fn ids(caisson: &Caisson) -> Vec<String> {
     let folder = std::fs::read_dir(caisson.root().join("containers"));
@@ -68,7 +53,9 @@ fn containers_on_a_bridge_eight_at_a_time_leave_no_trace() {
     });
     let started = started.into_inner().expect("no panic");
     assert_eq!(started.len(), WORKERS * CONTAINERS);
-    eventually("nothing is left", || left(&host, &started).is_empty());
+    eventually("nothing is left", || {
+        host.left_on_bridge(&started).is_empty()
+    });
     eventually("no process is left", || caisson.processes().is_empty());
 }
 
@@ -153,7 +140,7 @@ fn a_supervisor_on_a_bridge_can_be_killed_at_any_stage() {
             stage.reached(&caisson, &lease, &id)
         });
         let supervisor = supervisor(&caisson).expect("a supervisor");
-        let was_there = left(&host, std::slice::from_ref(&id));
+        let was_there = host.left_on_bridge(std::slice::from_ref(&id));
         kill(supervisor, "KILL");
         assert!(!wait(child).success(), "{stage:?}");
         // A plugin that was being run comes to its end.
@@ -165,7 +152,7 @@ fn a_supervisor_on_a_bridge_can_be_killed_at_any_stage() {
         }
         caisson.ok(["rm", "-f", "box"]);
         eventually(&format!("nothing is left: {stage:?}"), || {
-            left(&host, std::slice::from_ref(&id)).is_empty()
+            host.left_on_bridge(std::slice::from_ref(&id)).is_empty()
         });
     }
 }

@@ -1,14 +1,13 @@
 //! Networks: the user-mode one, none, and those of CNI plugins.
 
-use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use caisson_end_to_end::{Caisson, eventually, kill, text};
+use caisson_end_to_end::netns::Netns;
+use caisson_end_to_end::{Caisson, eventually, kill, programs, text};
 
 /// How long a single exchange may take on a machine that has other things to do.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -343,41 +342,29 @@ fn traffic_is_counted() {
     assert!(interface["sentBytes"].as_u64() > Some(0), "{line}");
 }
 
-/// Tests that count what bridges leave behind, or would be counted, come one after the
-/// other.
-fn alone_on_the_bridge() -> MutexGuard<'static, ()> {
-    static BRIDGE: Mutex<()> = Mutex::new(());
-    BRIDGE.lock().unwrap_or_else(PoisonError::into_inner)
+/// An installation whose host is a namespace: the bridge there is this test's own, and so is all
+/// that a container could leave.
+fn on_a_host_of_its_own(host: &Netns) -> Caisson {
+    let caisson = Caisson::inside(host);
+    let image = programs::demo_image();
+    caisson.ok(["load", "-q", "-i", &image.to_string_lossy()]);
+    caisson
 }
 
-/// What the host has that a network could leave behind.
-fn leftovers() -> BTreeSet<String> {
-    let links = host("ip", "-o link show");
-    let links = links
-        .lines()
-        .filter_map(|line| line.split(": ").nth(1))
-        .filter(|name| name.starts_with("veth") || name.starts_with("tap"))
-        .map(str::to_owned);
-    let rules = host("iptables-save", "-t nat");
-    // Chains of plugins that stay, with nothing in them, are theirs.
-    let rules = rules
-        .lines()
-        .filter(|line| line.starts_with("-A") && line.contains("id: "))
-        .map(str::to_owned);
-    let leases = std::fs::read_dir("/var/lib/cni/networks/caisson")
-        .into_iter()
-        .flatten();
-    let leases = leases
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| !name.starts_with("l"));
-    links.chain(rules).chain(leases).collect()
+fn id(caisson: &Caisson, name: &str) -> String {
+    let found = caisson.inspect(name);
+    found["Id"].as_str().expect("an id").to_owned()
+}
+
+fn supervisor(caisson: &Caisson, name: &str) -> u32 {
+    let pid = caisson.inspect(name)["SupervisorPid"].as_u64();
+    pid.and_then(|pid| u32::try_from(pid).ok()).expect("a pid")
 }
 
 #[test]
 fn containers_on_a_bridge_are_neighbours() {
-    let _alone = alone_on_the_bridge();
-    let caisson = Caisson::new();
-    let before = leftovers();
+    let host = Netns::new("host");
+    let caisson = on_a_host_of_its_own(&host);
     let port = server(&caisson, "one", &["--network", "bridge", "-p", "80"]);
     let settings = caisson.inspect("one")["NetworkSettings"].clone();
     let address = settings["IPAddress"]
@@ -385,21 +372,21 @@ fn containers_on_a_bridge_are_neighbours() {
         .expect("an address")
         .to_owned();
     let web = format!("{address}:80");
-    eventually("it serves", || fetch(&web).as_deref() == Some("one"));
+    eventually("it serves", || host.fetch(&web).as_deref() == Some("one"));
     assert_eq!(
-        fetch(&format!("127.0.0.1:{port}")).as_deref(),
+        host.fetch(&format!("127.0.0.1:{port}")).as_deref(),
         Some("one"),
         "a port mapping"
     );
     let ipv6 = settings["GlobalIPv6Address"].as_str().expect("an address");
     // The bridge may be new, and just be looking whether its address is unique.
     eventually("it serves over IPv6", || {
-        fetch(&format!("[{ipv6}]:80")).as_deref() == Some("one")
+        host.fetch(&format!("[{ipv6}]:80")).as_deref() == Some("one")
     });
 
     // The host's bridge has learnt the guest's own hardware address.
     let mac = settings["MacAddress"].as_str().expect("a hardware address");
-    let neighbours = host("ip", &format!("neigh show {address}"));
+    let neighbours = host.ip(&format!("neigh show {address}"));
     assert!(neighbours.contains(mac), "{neighbours}");
     let guest = caisson.ok(["exec", "one", "ip", "addr", "show", "eth0"]);
     assert!(guest.contains(&format!("link/ether {mac}")), "{guest}");
@@ -408,43 +395,46 @@ fn containers_on_a_bridge_are_neighbours() {
 
     let script = format!(
         "ping -c 1 {address} >/dev/null && echo pong\n\
-         (printf 'GET / HTTP/1.0\\r\\n\\r\\n'; sleep 1) | nc {address} 80 | tail -1"
+         wget -q -O - http://{address}/"
     );
     let printed = caisson.shell(&["--network", "bridge"], &script);
     assert_eq!(printed, "pong\none\n");
+    let ids = [id(&caisson, "one")];
+    assert!(!host.left_on_bridge(&ids).is_empty());
     caisson.ok(["rm", "-f", "one"]);
-    eventually("nothing is left", || leftovers() == before);
+    eventually("nothing is left", || host.left_on_bridge(&ids).is_empty());
 }
 
 #[test]
 fn nothing_is_left_of_a_supervisor_that_was_killed() {
-    let _alone = alone_on_the_bridge();
-    let caisson = Caisson::new();
-    let before = leftovers();
+    let host = Netns::new("host");
+    let caisson = on_a_host_of_its_own(&host);
     server(
         &caisson,
         "lost",
         &["--network", "bridge", "-p", "127.0.0.1::80"],
     );
-    assert!(leftovers().len() > before.len());
-    let pid = caisson.inspect("lost")["SupervisorPid"]
-        .as_u64()
-        .expect("a pid");
-    kill(u32::try_from(pid).expect("a pid"), "KILL");
+    let ids = [id(&caisson, "lost")];
+    assert!(!host.left_on_bridge(&ids).is_empty());
+    kill(supervisor(&caisson, "lost"), "KILL");
     eventually("it is seen to be dead", || {
         caisson.inspect("lost")["State"]["Status"] == "dead"
     });
     caisson.ok(["rm", "lost"]);
-    eventually("nothing is left", || leftovers() == before);
+    eventually("nothing is left", || host.left_on_bridge(&ids).is_empty());
+}
 
+#[test]
+fn passt_ends_with_a_supervisor_that_was_killed() {
+    let caisson = Caisson::new();
     server(&caisson, "user", &["-p", "127.0.0.1::80"]);
-    let pid = caisson.inspect("user")["SupervisorPid"]
-        .as_u64()
-        .expect("a pid");
-    let passt = host("pgrep", &format!("-P {pid} passt"));
-    kill(u32::try_from(pid).expect("a pid"), "KILL");
-    let stack = format!("/proc/{}", passt.trim());
-    eventually("passt has ended", || !std::path::Path::new(&stack).exists());
+    let supervisor = supervisor(&caisson, "user");
+    let passt: u32 = host("pgrep", &format!("-P {supervisor} passt"))
+        .trim()
+        .parse()
+        .expect("one process");
+    kill(supervisor, "KILL");
+    eventually("passt has ended", || !caisson.processes().contains(&passt));
 }
 
 #[test]
