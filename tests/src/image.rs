@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tar::{EntryType, Header};
 
-use crate::programs;
+use crate::{output, programs, text};
 
 /// How a layer is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -363,4 +364,24 @@ fn hex(bytes: &[u8]) -> String {
 
 fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", hex(bytes))
+}
+
+/// An initramfs in `folder` whose first process is a script for the host's busybox.
+///
+/// # Panics
+/// Without busybox-static.
+pub fn initramfs(folder: &Path, script: &str) -> PathBuf {
+    let tree = folder.join("tree");
+    std::fs::create_dir_all(tree.join("bin")).expect("a folder");
+    std::fs::copy("/bin/busybox", tree.join("bin/sh")).expect("busybox-static on the host");
+    std::fs::write(tree.join("init"), format!("#!/bin/sh\n{script}\n")).expect("written");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(tree.join("init"), mode).expect("executable");
+    let path = folder.join("initramfs");
+    let mut cpio = Command::new("/bin/busybox");
+    cpio.args(["cpio", "-o", "-H", "newc"]).current_dir(&tree);
+    let archive = output(cpio, b"bin\nbin/sh\ninit\n");
+    assert!(archive.status.success(), "{}", text(&archive.stderr));
+    std::fs::write(&path, archive.stdout).expect("written");
+    path
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
+use caisson_end_to_end::image::initramfs;
 use caisson_end_to_end::{Caisson, eventually, kill, text, wait};
 
 /// How the machine of a `run --timing` began.
@@ -160,12 +161,21 @@ fn a_template_that_was_tampered_with_is_made_anew() {
 fn a_maker_that_is_killed_leaves_nothing_that_stays() {
     let caisson = Caisson::new();
     let new = caisson.root().join("templates/.new");
+    // Of a guest that says nothing, a template is never whole.
+    let silent = initramfs(&caisson.folder("guest"), "while :; do :; done");
     let child = caisson
         .command(["template", "build"])
+        .env("CAISSON_INITRAMFS", &silent)
         .stdout(Stdio::null())
         .spawn()
         .expect("it starts");
-    eventually("a template is being made", || new.join("memory").exists());
+    eventually("a template is being made", || {
+        let machine = |pid| {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm"));
+            name.is_ok_and(|name| name.starts_with("qemu-system"))
+        };
+        new.join("memory").exists() && caisson.processes().into_iter().any(machine)
+    });
     kill(child.id(), "KILL");
     wait(child);
     eventually("its machine has ended", || caisson.processes().is_empty());

@@ -3,11 +3,11 @@
 //! The agent itself cannot be killed from a container, however privileged: it is the first
 //! process of another pid namespace. A panic of the guest's kernel ends it in its stead.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use caisson_end_to_end::image::{Image, Layer};
+use caisson_end_to_end::image::{Image, Layer, initramfs};
 use caisson_end_to_end::{Caisson, eventually, finish, kill, output, text, wait};
 use rustix::mount::{MountFlags, UnmountFlags};
 use serde_json::json;
@@ -260,23 +260,6 @@ fn a_panic_of_the_guest_ends_the_machine() {
     let log = caisson.ok(["logs", "--boot", "box"]);
     assert!(log.contains("Kernel panic"), "{log}");
     caisson.ok(["rm", "box"]);
-}
-
-/// An initramfs with a program of the host's busybox as its first process.
-fn initramfs(folder: &Path, script: &str) -> PathBuf {
-    let tree = folder.join("tree");
-    std::fs::create_dir_all(tree.join("bin")).expect("a folder");
-    std::fs::copy("/bin/busybox", tree.join("bin/sh")).expect("busybox-static on the host");
-    std::fs::write(tree.join("init"), format!("#!/bin/sh\n{script}\n")).expect("written");
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(tree.join("init"), mode).expect("executable");
-    let path = folder.join("initramfs");
-    let mut cpio = Command::new("/bin/busybox");
-    cpio.args(["cpio", "-o", "-H", "newc"]).current_dir(&tree);
-    let archive = output(cpio, b"bin\nbin/sh\ninit\n");
-    assert!(archive.status.success(), "{}", text(&archive.stderr));
-    std::fs::write(&path, archive.stdout).expect("written");
-    path
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use caisson_end_to_end::{Caisson, eventually, finish, kill, output, programs, text, wait};
 
@@ -361,18 +361,38 @@ fn a_maker_that_is_killed_leaves_nothing() {
     let caisson = Caisson::new();
     started(&caisson, &["--name", "first"], "echo ready; sleep 1000");
     says(&caisson, "first", "ready");
-    let supervisor = caisson.inspect("first")["SupervisorPid"]
-        .as_u64()
-        .expect("a pid");
+    let found = caisson.inspect("first");
+    let supervisor = found["SupervisorPid"].as_u64().expect("a pid");
+    let supervisor = u32::try_from(supervisor).expect("a pid");
+    let id = found["Id"].as_str().expect("an id");
+    // The writable layer is copied last. The machine has it open; whoever opens it anew finds a
+    // pipe that nobody writes to, and waits: the maker comes no further.
+    let scratch = caisson
+        .root()
+        .join("containers")
+        .join(id)
+        .join("scratch.img");
+    fs::remove_file(&scratch).expect("the writable layer");
+    let made = Command::new("mkfifo").arg(&scratch).status();
+    assert!(made.is_ok_and(|status| status.success()), "mkfifo");
     let child = caisson
         .command(["snapshot", "first", "half"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .expect("it starts");
-    eventually("a snapshot is being made", || !folders(&caisson).is_empty());
-    kill(u32::try_from(supervisor).expect("a pid"), "KILL");
+    let has_content = |path: PathBuf| path.metadata().is_ok_and(|found| found.len() > 0);
+    eventually("half of a snapshot is there", || {
+        let mut folders = folders(&caisson).into_iter();
+        folders.any(|folder| has_content(folder.join("state")))
+    });
+    kill(supervisor, "KILL");
     assert!(!wait(child).success());
+    // Its lock goes with it, a moment after the connection on which the command waits.
+    eventually("the maker has ended", || {
+        !caisson.processes().contains(&supervisor)
+    });
+    assert!(!folders(&caisson).is_empty(), "it was killed in the middle");
     assert_eq!(caisson.ok(["snapshot", "ls", "--format", "json"]), "");
     assert_eq!(folders(&caisson), [] as [PathBuf; 0]);
     let said = output(caisson.command(["run", "--from", "half"]), b"");
