@@ -331,7 +331,22 @@ impl Containerd {
         line.split_whitespace().nth(2).map(str::to_owned)
     }
 
-    /// What the engine and its shims have logged.
+    /// Removes a container and its task, of what there is. Where something was killed, the engine
+    /// may not have noticed yet, or be cleaning up at this moment.
+    pub fn remove(&self, name: &str) {
+        eventually(&format!("task {name} can be removed"), || {
+            // It ends with the code of the task.
+            self.run(&["task", "rm", "-f", name], b"");
+            self.status(name).is_none()
+        });
+        let containers = self.ok(&["container", "ls", "-q"]);
+        if containers.lines().any(|line| line == name) {
+            self.ok(&["container", "rm", name]);
+        }
+    }
+
+    /// What the engine and its shims have logged. A shim's lines come through the engine, a
+    /// moment after what they tell of.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.scratch.path().join("log")).expect("a log")
     }

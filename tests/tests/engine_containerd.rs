@@ -295,8 +295,7 @@ fn the_host_counts_the_machine(release: Release) {
         });
     };
     let remove = |name: &str| {
-        engine.run(&["task", "rm", "-f", name], b"");
-        engine.ok(&["container", "rm", name]);
+        engine.remove(name);
         gone_with("container");
     };
     let cgroup = format!("/{}/one", engine.cgroup_name());
@@ -347,8 +346,7 @@ fn the_engine_restarts(release: Release) {
     ]);
     assert_eq!(exec, "here\n");
     engine.shows("file:// log, engine restarts meanwhile");
-    engine.run(&["task", "rm", "-f", "lasting"], b"");
-    engine.ok(&["container", "rm", "lasting"]);
+    engine.remove("lasting");
 }
 
 fn a_program_keeps_the_output(release: Release) {

@@ -34,11 +34,6 @@ fn exec(engine: &Containerd, name: &str, script: &str) -> String {
     engine.ok(&["task", "exec", "--exec-id", &id, name, "sh", "-c", script])
 }
 
-fn remove(engine: &Containerd, name: &str) {
-    engine.run(&["task", "rm", "-f", name], b"");
-    engine.ok(&["container", "rm", name]);
-}
-
 /// Taps and redirections in a container's namespace.
 fn joined(netns: &Netns) -> Vec<String> {
     let taps = netns.interfaces().into_iter();
@@ -85,7 +80,7 @@ fn a_server_behind_a_bridge(release: Release) {
         );
     }
 
-    remove(&engine, "web");
+    engine.remove("web");
     assert!(joined(&pod).is_empty(), "{:?}", joined(&pod));
     cni.remove(&pod, PORT);
     engine.shows("a CNI bridge, both families, port mapping");
@@ -159,7 +154,7 @@ fn what_changes_in_the_namespace_changes_in_the_guest() {
     }
     assert!(host.fetch("10.55.0.1:8055").is_some(), "eth0 is as it was");
     engine.shows(LATER);
-    remove(&engine, "web");
+    engine.remove("web");
     cni.remove(&pod, PORT);
 }
 
@@ -220,7 +215,7 @@ fn interfaces_of_any_kind_and_number() {
         assert!(shown.contains(&pod.mac(name)), "{name}: {shown}");
         assert!(shown.contains(&format!(": {name}: ")), "{name}: {shown}");
     }
-    remove(&engine, "web");
+    engine.remove("web");
 
     pod.ip("tuntap add tun7 mode tun");
     pod.ip("link set tun7 up");
@@ -263,7 +258,7 @@ fn what_cannot_be_the_guests_is_refused() {
     let third = engine.container(&["--with-ns", &flag], "third", &["true"], b"");
     let reason = text(&third.stderr);
     assert!(reason.contains("another virtual machine"), "{reason}");
-    remove(&engine, "first");
+    engine.remove("first");
     for name in ["host", "disguised", "second", "third"] {
         engine.ok(&["container", "rm", name]);
     }
@@ -300,7 +295,7 @@ fn a_namespace_outlives_its_machines() {
                 .status("victim")
                 .is_none_or(|status| status != "RUNNING")
         });
-        remove(&engine, "victim");
+        engine.remove("victim");
         eventually("neither tap nor redirection is left", || {
             joined(&pod).is_empty()
         });
@@ -309,7 +304,7 @@ fn a_namespace_outlives_its_machines() {
     eventually("another serves in its place", || {
         host.fetch(&address).as_deref() == Some("again")
     });
-    remove(&engine, "again");
+    engine.remove("again");
     // The namespace is as the engine made it.
     assert_eq!(pod.ip("-o addr show"), before);
     cni.remove(&pod, PORT);
@@ -380,7 +375,7 @@ fn containers_of_a_pod_share_its_network() {
     assert!(shown.contains("10.73.0.2/24"), "{shown}");
     assert!(shown.contains(&pod.mac("eth0")), "{shown}");
     for name in ["member", "pod"] {
-        remove(&engine, name);
+        engine.remove(name);
     }
     engine.shows("containers of a pod share its network");
 }
