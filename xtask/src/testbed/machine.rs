@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use command_fds::{CommandFdExt, FdMapping};
 
+use super::monitor;
 use super::stream::{self, Mark};
 use super::tsc;
 
@@ -53,6 +54,7 @@ pub fn run(parts: &Parts<'_>, deadline: Duration) -> Result<u8> {
     let (out, theirs_out) = pair()?;
     let (err, theirs_err) = pair()?;
     let (terminal, theirs_terminal) = pair()?;
+    let (monitor, theirs_monitor) = pair()?;
     let mut initramfs = tempfile::tempfile_in(parts.scratch)
         .with_context(|| format!("cannot make a file in {}", parts.scratch.display()))?;
     initramfs
@@ -83,6 +85,8 @@ pub fn run(parts: &Parts<'_>, deadline: Duration) -> Result<u8> {
     qemu.arguments(&["-device", "virtserialport,chardev=err,name=err"]);
     qemu.stream("terminal", theirs_terminal);
     qemu.arguments(&["-device", "virtconsole,chardev=terminal"]);
+    qemu.stream("monitor", theirs_monitor);
+    qemu.arguments(&["-mon", "chardev=monitor,mode=control"]);
     qemu.stream("files", files);
     qemu.arguments(&["-device", "vhost-user-fs-pci,chardev=files,tag=host"]);
     // A network for passt to find; it leads nowhere.
@@ -100,7 +104,7 @@ pub fn run(parts: &Parts<'_>, deadline: Duration) -> Result<u8> {
     if parts.interactive {
         relay_terminal(terminal)?;
     }
-    let outcome = wait(&ends, deadline);
+    let outcome = wait(&ends, deadline, monitor);
     qemu.end();
     drop(kernel.join());
     outcome.with_context(|| {
@@ -112,8 +116,13 @@ pub fn run(parts: &Parts<'_>, deadline: Duration) -> Result<u8> {
     })
 }
 
-/// Waits until both streams have come to their end.
-fn wait(ends: &mpsc::Receiver<io::Result<Option<u8>>>, deadline: Duration) -> Result<u8> {
+/// Waits until both streams have come to their end. If that takes too long, tells what the
+/// machine does instead.
+fn wait(
+    ends: &mpsc::Receiver<io::Result<Option<u8>>>,
+    deadline: Duration,
+    monitor: UnixStream,
+) -> Result<u8> {
     let begin = Instant::now();
     let mut status = None;
     for _ in ["out", "err"] {
@@ -124,8 +133,9 @@ fn wait(ends: &mpsc::Receiver<io::Result<Option<u8>>>, deadline: Duration) -> Re
                 None => bail!("the machine ended before the command did"),
             },
             Err(RecvTimeoutError::Timeout) => bail!(
-                "the command did not end within {} s (--deadline)",
-                deadline.as_secs()
+                "the command did not end within {} s (--deadline); where its processors were:\n{}",
+                deadline.as_secs(),
+                monitor::processors(monitor).trim_end(),
             ),
             Err(RecvTimeoutError::Disconnected) => bail!("the threads that copy have ended"),
         }
@@ -160,7 +170,7 @@ impl Qemu {
     /// Passes a descriptor, and gives its number in QEMU.
     fn give(&mut self, descriptor: impl Into<OwnedFd>) -> i32 {
         self.descriptors.push(descriptor.into());
-        // Not truncated: there are six.
+        // Not truncated: there are seven.
         Self::FIRST + self.descriptors.len() as i32 - 1
     }
 

@@ -6,6 +6,7 @@
 
 mod kernel;
 mod machine;
+mod monitor;
 mod packed;
 mod stream;
 mod terminal;
