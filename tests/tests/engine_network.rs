@@ -442,7 +442,7 @@ fn a_guest_sends_as_nobody_else() {
     for word in words {
         assert!(!listener.saw(word), "{word} has arrived");
     }
-    remove(&engine, "on");
+    engine.remove("on");
 
     let (host, _pod, mac) = guest("auto");
     let listener = Listener::start(&host, "outer");
@@ -450,7 +450,7 @@ fn a_guest_sends_as_nobody_else() {
         send("auto", &forged(mac));
         words.iter().all(|word| listener.saw(word))
     });
-    remove(&engine, "auto");
+    engine.remove("auto");
     engine.shows("`anti_spoof`: frames of others are not sent");
 }
 
