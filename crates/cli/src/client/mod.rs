@@ -19,7 +19,7 @@ pub fn connect(container: &Container) -> Result<Connection> {
         bail!(
             "container {} is not running ({})",
             container.record.name,
-            state.status
+            state.told()
         );
     }
     connect_socket(container)

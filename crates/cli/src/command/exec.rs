@@ -12,15 +12,17 @@ use crate::supervisor::control::{Request, Response};
 /// Runs one more process in a container. Returns the exit code for the command.
 pub fn exec(flags: &ExecFlags, store: &ContainerStore) -> Result<u8> {
     let container = store.find(&flags.container)?;
-    match container.state()?.status {
+    let state = container.state()?;
+    match state.status {
         Status::Running => {}
         Status::Paused => bail!(
             "container {} is paused; `caisson unpause` it first",
             container.record.name
         ),
-        status => bail!(
-            "container {} is not running ({status})",
-            container.record.name
+        _ => bail!(
+            "container {} is not running ({})",
+            container.record.name,
+            state.told()
         ),
     }
     let process = Box::new(spec::exec_process(flags, &container.record)?);

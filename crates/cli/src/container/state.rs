@@ -72,3 +72,13 @@ pub struct State {
     /// Where the time of the last start went.
     pub stages: Vec<Stage>,
 }
+
+impl State {
+    /// The status, and what a container died of: for errors.
+    pub fn told(&self) -> String {
+        match (self.status, &self.error) {
+            (Status::Dead, Some(error)) => format!("{}: {error}", self.status),
+            (status, _) => status.to_string(),
+        }
+    }
+}
