@@ -1,11 +1,13 @@
 //! The guest's identity.
 
 use std::fs;
+use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use caisson_protocol::SHARE_ROOT;
 use caisson_protocol::agent::ConfigureRequest;
+use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::mount::{MountFlags, mount};
 use rustix::time::{ClockId, Timespec};
 
@@ -39,6 +41,9 @@ pub fn configure(request: &ConfigureRequest) -> Result<()> {
         connections::reset();
     }
     network::set_up(&request.network)?;
+    if request.again {
+        look_again(Path::new(SHARE_ROOT))?;
+    }
     if !request.share_tag.is_empty() {
         mount_share(&request.share_tag)?;
     }
@@ -122,6 +127,23 @@ fn mount_share(tag: &str) -> Result<()> {
         None::<&std::ffi::CStr>,
     )
     .map_err(Error::system(format!("mount the share {tag}")))
+}
+
+/// Has the kernel ask for the attributes of what is shared, which it believes for a while:
+/// a copy may have other files in the places of the first one's.
+fn look_again(share: &Path) -> Result<()> {
+    let entries = match fs::read_dir(share) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::path("list", share)(error)),
+    };
+    for entry in entries {
+        let path = entry.map_err(Error::path("list", share))?.path();
+        let flags = AtFlags::STATX_FORCE_SYNC;
+        rustix::fs::statx(CWD, &path, flags, StatxFlags::BASIC_STATS)
+            .map_err(Error::path("look at", &path))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -24,12 +24,13 @@ use sha2::{Digest, Sha256};
 
 use crate::bundle;
 use crate::error::{Error, Result};
+use crate::tree::Place;
 
 const RECORD: &str = "checkpoint.json";
 const PACKED: &str = "memory.zst";
 
 /// Changes whenever a checkpoint is written in another way.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Most bytes of the record, and of a file of the machine beside its memory.
 const RECORD_LIMIT: u64 = 1 << 20;
@@ -46,8 +47,8 @@ pub struct Record {
     format: u32,
     /// Name of the container in its guest.
     pub guest_id: String,
-    /// Under which the guest knows the container's files.
-    pub rootfs: String,
+    /// What of the host the guest knows.
+    pub places: Vec<Place>,
     /// Machines of this recipe can be copies.
     pub recipe: Recipe,
     /// Bytes of the machine's memory.
@@ -65,7 +66,7 @@ pub struct Checkpoint {
 }
 
 /// Makes what a driver has left in a folder a checkpoint.
-pub fn seal(folder: &Path, guest_id: &str, rootfs: &str, recipe: &Recipe) -> Result<()> {
+pub fn seal(folder: &Path, guest_id: &str, places: Vec<Place>, recipe: &Recipe) -> Result<()> {
     let failed = || Error::path("write the checkpoint in", folder);
     let memory = pack(&folder.join(MEMORY), &folder.join(PACKED)).map_err(failed())?;
     let mut files = BTreeMap::new();
@@ -78,7 +79,7 @@ pub fn seal(folder: &Path, guest_id: &str, rootfs: &str, recipe: &Recipe) -> Res
     let record = Record {
         format: FORMAT,
         guest_id: guest_id.to_owned(),
-        rootfs: rootfs.to_owned(),
+        places,
         recipe: recipe.clone(),
         memory,
         files,
@@ -284,14 +285,20 @@ mod tests {
         memory.set_len(SIZE).expect("sized");
         memory.write_all_at(b"touched", 9000).expect("written");
         fs::write(from.join("state"), "state").expect("written");
-        seal(&from, "c", "0", &recipe()).expect("sealed");
+        let places = vec![Place {
+            destination: "/".into(),
+            name: "0".to_owned(),
+            folder: true,
+        }];
+        seal(&from, "c", places.clone(), &recipe()).expect("sealed");
         assert!(!from.join(MEMORY).exists());
         let packed = from.join(PACKED).metadata().expect("there").len();
         assert!(packed < SIZE / 100, "{packed}");
 
         let open = || Checkpoint::unpack(&from, folder.join("to"));
         let found = open().expect("whole");
-        assert_eq!((&*found.record.guest_id, &*found.record.rootfs), ("c", "0"));
+        assert_eq!(found.record.guest_id, "c");
+        assert_eq!(found.record.places, places);
         let machine = found.machine(&recipe()).expect("fits");
         let memory = machine.directory.join(MEMORY);
         let metadata = memory.metadata().expect("there");
@@ -316,7 +323,7 @@ mod tests {
         let text = fs::read_to_string(from.join(RECORD)).expect("read");
         for (is, other) in [
             ("\"state\"", "\"../state\""),
-            ("\"format\": 1", "\"format\": 2"),
+            ("\"format\": 2", "\"format\": 3"),
         ] {
             fs::write(from.join(RECORD), text.replace(is, other)).expect("written");
             assert!(open().is_err(), "{other}");

@@ -10,7 +10,7 @@ use oci_spec::runtime::{
 
 use crate::bundle::Bundle;
 use crate::error::{Error, Result};
-use crate::tree::{Entry, Tree};
+use crate::tree::{Entry, Names, Tree};
 
 /// File systems that the guest's kernel has and that name nothing of the host.
 const OWN: [&str; 9] = [
@@ -39,12 +39,17 @@ pub struct Translated {
 }
 
 /// Translates a specification. In a pod, namespaces of the pod are the guest's own.
-pub fn container(bundle: &Bundle, tree: &Tree, in_pod: bool) -> Result<Translated> {
+pub fn container(
+    bundle: &Bundle,
+    tree: &Tree,
+    names: &mut Names,
+    in_pod: bool,
+) -> Result<Translated> {
     let mut spec = bundle.spec.clone();
     let mut entries = Vec::new();
     if let Some(mounts) = spec.mounts_mut() {
         for (number, mount) in mounts.iter_mut().enumerate() {
-            entries.extend(self::mount(mount, number, bundle, tree)?);
+            entries.extend(self::mount(mount, number, bundle, (tree, names))?);
         }
     }
     if let Some(process) = spec.process_mut() {
@@ -93,7 +98,7 @@ fn linux(linux: &mut Linux, in_pod: bool) -> Result<()> {
 }
 
 /// Whether a mount makes a file or folder of the host visible.
-pub fn is_bind(mount: &Mount) -> bool {
+fn is_bind(mount: &Mount) -> bool {
     let options = mount.options().iter().flatten();
     mount.typ().as_deref() == Some("bind")
         || options
@@ -101,7 +106,12 @@ pub fn is_bind(mount: &Mount) -> bool {
             .any(|option| option == "bind" || option == "rbind")
 }
 
-fn mount(mount: &mut Mount, number: usize, bundle: &Bundle, tree: &Tree) -> Result<Option<Entry>> {
+fn mount(
+    mount: &mut Mount,
+    number: usize,
+    bundle: &Bundle,
+    (tree, names): (&Tree, &mut Names),
+) -> Result<Option<Entry>> {
     let options = mount.options().clone().unwrap_or_default();
     let has = |name: &str| options.iter().any(|option| option == name);
     let kind = mount.typ().clone().unwrap_or_default();
@@ -138,7 +148,7 @@ fn mount(mount: &mut Mount, number: usize, bundle: &Bundle, tree: &Tree) -> Resu
             source.display()
         ));
     }
-    let entry = tree.bind(&source, has("ro"))?;
+    let entry = tree.bind(mount.destination(), &source, has("ro"), names)?;
     mount.set_source(Some(entry.guest_path()));
     Ok(Some(entry))
 }

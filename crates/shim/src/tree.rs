@@ -11,6 +11,7 @@ use rustix::fs::{CWD, FileType};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::namespace::Host;
@@ -31,7 +32,35 @@ pub struct Tree {
 #[derive(Debug)]
 pub struct Entry {
     path: PathBuf,
-    name: String,
+    place: Place,
+}
+
+/// What an entry is to a container and to the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Place {
+    /// Where the container has it; its rootfs is at `/`.
+    pub destination: PathBuf,
+    /// Its name in the tree.
+    pub name: String,
+    /// Whether it is a folder, or else a file.
+    pub folder: bool,
+}
+
+impl Place {
+    /// Whether the container has it as its `/`.
+    pub fn is_rootfs(&self) -> bool {
+        self.destination == Path::new("/")
+    }
+}
+
+/// How the entries of a container are named.
+#[derive(Debug)]
+pub enum Names {
+    /// As no entry was: the guest may remember what an old name stood for.
+    New,
+    /// As the guest knows them already, of which each is used once.
+    Known(Vec<Place>),
 }
 
 impl Tree {
@@ -63,7 +92,13 @@ impl Tree {
     }
 
     /// Makes a file or folder of the host an entry.
-    pub fn bind(&self, source: &Path, read_only: bool) -> Result<Entry> {
+    pub fn bind(
+        &self,
+        destination: &Path,
+        source: &Path,
+        read_only: bool,
+        names: &mut Names,
+    ) -> Result<Entry> {
         let tree = self
             .host
             .with(|| {
@@ -79,7 +114,7 @@ impl Tree {
         restrict(&tree, read_only).map_err(Error::path("restrict the mount of", source))?;
         let status = rustix::fs::fstat(&tree).map_err(Error::path("look at", source))?;
         let folder = FileType::from_raw_mode(status.st_mode) == FileType::Directory;
-        let entry = self.entry(folder)?;
+        let entry = self.entry(destination, folder, names)?;
         rustix::mount::move_mount(
             &tree,
             "",
@@ -91,43 +126,108 @@ impl Tree {
         Ok(entry)
     }
 
-    /// Mounts what containerd has prepared and makes it an entry.
-    pub fn mount(&self, mounts: &[Mount]) -> Result<Entry> {
+    /// Mounts what containerd has prepared for a container's `/` and makes it an entry.
+    pub fn mount(&self, mounts: &[Mount], names: &mut Names) -> Result<Entry> {
+        let destination = Path::new("/");
         if let [mount] = mounts
             && let Some(source) = rootfs::bound(mount)
         {
-            return self.bind(&source, rootfs::is_read_only(mount));
+            let read_only = rootfs::is_read_only(mount);
+            return self.bind(destination, &source, read_only, names);
         }
-        let entry = self.entry(true)?;
+        let entry = self.entry(destination, true, names)?;
         for mount in mounts {
             rootfs::mount(mount, &entry.path)?;
         }
         Ok(entry)
     }
 
-    /// A new name: the guest may remember what an old one stood for.
-    fn entry(&self, folder: bool) -> Result<Entry> {
-        let name = self.next.fetch_add(1, Ordering::Relaxed).to_string();
-        let path = self.folder.join(&name);
+    fn entry(&self, destination: &Path, folder: bool, names: &mut Names) -> Result<Entry> {
+        let place = match names {
+            Names::New => Place {
+                destination: destination.to_owned(),
+                name: self.next.fetch_add(1, Ordering::Relaxed).to_string(),
+                folder,
+            },
+            Names::Known(places) => take(places, destination, folder)?,
+        };
+        let path = self.folder.join(&place.name);
         let made = if folder {
             std::fs::create_dir(&path)
         } else {
             std::fs::File::create_new(&path).map(drop)
         };
         made.map_err(Error::path("make", &path))?;
-        Ok(Entry { path, name })
+        Ok(Entry { path, place })
     }
+}
+
+impl Names {
+    /// Every name that the guest knows must have been used.
+    pub fn all_used(&self) -> Result<()> {
+        let left = match self {
+            Self::New => None,
+            Self::Known(places) => places.first(),
+        };
+        left.map_or(Ok(()), |place| {
+            Err(Error::Invalid(format!(
+                "the copy cannot be made: the container of the checkpoint has a bind mount at {}, \
+                 and this one has none",
+                place.destination.display()
+            )))
+        })
+    }
+}
+
+/// The place that a guest knows at a destination. Mounts may lie on top of each other, in
+/// their order.
+fn take(places: &mut Vec<Place>, destination: &Path, folder: bool) -> Result<Place> {
+    let refuse = |reason: String| {
+        Err(Error::Invalid(format!(
+            "the copy cannot be made: {}: {reason}",
+            destination.display()
+        )))
+    };
+    let found = places
+        .iter()
+        .position(|place| place.destination == destination);
+    let Some(place) = found.map(|index| places.remove(index)) else {
+        return refuse(
+            "the container of the checkpoint has no bind mount here, and its program runs already"
+                .to_owned(),
+        );
+    };
+    if place.folder != folder {
+        let kind = |folder| if folder { "folder" } else { "file" };
+        return refuse(format!(
+            "a {} in the checkpoint cannot become a {}",
+            kind(place.folder),
+            kind(folder)
+        ));
+    }
+    if place.name.parse::<u64>().is_err() {
+        return refuse(format!(
+            "the checkpoint is damaged: no mount is called {:?}",
+            place.name
+        ));
+    }
+    Ok(place)
 }
 
 impl Entry {
     /// Its name in the tree.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.place.name
+    }
+
+    /// What it is to its container and to the guest.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Where the guest finds it.
     pub fn guest_path(&self) -> PathBuf {
-        Path::new(caisson_protocol::SHARE_ROOT).join(&self.name)
+        Path::new(caisson_protocol::SHARE_ROOT).join(&self.place.name)
     }
 }
 
@@ -175,5 +275,54 @@ fn restrict(tree: &OwnedFd, read_only: bool) -> std::io::Result<()> {
         Ok(())
     } else {
         Err(std::io::Error::last_os_error())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(destination: &str, name: &str, folder: bool) -> Place {
+        Place {
+            destination: destination.into(),
+            name: name.to_owned(),
+            folder,
+        }
+    }
+
+    #[test]
+    fn a_copy_has_the_mounts_of_its_checkpoint() {
+        let mut places = vec![
+            place("/etc/hosts", "0", false),
+            place("/volume", "1", true),
+            place("/volume", "2", true),
+            place("/", "3", true),
+            place("/hostile", "../4", true),
+        ];
+        let refused = |destination: &str, folder, word: &str| {
+            let error = take(&mut places.clone(), Path::new(destination), folder);
+            let error = error.expect_err(word).to_string();
+            assert!(
+                error.contains(destination) && error.contains(word),
+                "{error}"
+            );
+        };
+        refused(
+            "/etc/hosts",
+            true,
+            "a file in the checkpoint cannot become a folder",
+        );
+        refused("/other", true, "has no bind mount here");
+        refused("/hostile", true, "damaged");
+        let mut name = |destination: &str, folder| {
+            let found = take(&mut places, Path::new(destination), folder);
+            found.expect(destination).name
+        };
+        assert_eq!(name("/volume/", true), "1");
+        assert_eq!(name("/", true), "3");
+        assert_eq!(name("/volume", true), "2");
+        let left = Names::Known(places).all_used().expect_err("two are left");
+        assert!(left.to_string().contains("at /etc/hosts"), "{left}");
+        Names::New.all_used().expect("there is nothing to use");
     }
 }

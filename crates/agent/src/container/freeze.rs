@@ -55,12 +55,26 @@ impl Container {
         }
         let frozen = tokio::time::timeout(FREEZE_DEADLINE, running.cgroup.freeze(true)).await;
         if let Ok(frozen) = frozen {
-            return frozen;
+            frozen?;
+            self.forget_files();
+            return Ok(());
         }
         running.cgroup.freeze(false).await?;
         Err(Error::Invalid(
             "a process of the container cannot be stopped now".to_owned(),
         ))
+    }
+
+    /// Has the kernel forget what it remembers of files of the host that nobody uses: a copy
+    /// need not have them.
+    fn forget_files(&self) {
+        let rootfs = self.rootfs.lock().unwrap_or_else(PoisonError::into_inner);
+        // Pages, then names and attributes (Documentation/admin-guide/sysctl/vm.rst).
+        if rootfs.is_share()
+            && let Err(error) = fs::write("/proc/sys/vm/drop_caches", "3")
+        {
+            eprintln!("agent: what is remembered of files cannot be dropped: {error}");
+        }
     }
 
     /// Ends the streams of a container that is frozen. The result tells when all that the

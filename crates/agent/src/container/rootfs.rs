@@ -73,6 +73,11 @@ impl Rootfs {
         self.layer.clone()
     }
 
+    /// Whether it is a folder of the host.
+    pub fn is_share(&self) -> bool {
+        self.layer.is_none() && self.device.is_none()
+    }
+
     /// Where a file of the agent's can be written that is mounted in the container.
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.join("files").join(name)

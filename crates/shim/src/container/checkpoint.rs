@@ -7,7 +7,6 @@ use caisson_hypervisor::template::Recipe;
 use caisson_sandbox::{ContainerCopy, Origin};
 use containerd_shim_protos::events::task::TaskCheckpointed;
 use containerd_shim_protos::topics;
-use oci_spec::runtime::Spec;
 use tokio::sync::Mutex;
 
 use super::{Container, Guest, Request};
@@ -19,6 +18,7 @@ use crate::pod::{Machine, Pod};
 use crate::process::Status;
 use crate::stdio::{Io, Owner, Relays};
 use crate::translate;
+use crate::tree::{Names, Place};
 
 /// Why a container whose snapshot is a disk can be neither left nor restored: the engine
 /// keeps the difference of its files, and its guest knows the disk as it was.
@@ -51,14 +51,13 @@ impl Container {
             .as_ref()
             .map_err(|reason| self.refuse(format!("its machine cannot be copied: {reason}")))?;
         let guest_id = self.guest()?.id().to_owned();
-        // Nothing else is of the host: that was refused.
-        let rootfs = {
+        let places: Vec<_> = {
             let entries = self.entries();
-            entries.first().map(|entry| entry.name().to_owned())
+            entries.iter().map(|entry| entry.place().clone()).collect()
         };
-        let Some(rootfs) = rootfs else {
+        if !places.iter().any(Place::is_rootfs) {
             return Err(self.refuse(DISK.to_owned()));
-        };
+        }
         let Some(mut relays) = self.init.relays().await else {
             return Err(self.refuse("its streams are gone".to_owned()));
         };
@@ -68,7 +67,7 @@ impl Container {
         let (folder_of, recipe): (_, Recipe) = (folder.to_owned(), recipe.clone());
         // The container's output moves on meanwhile.
         tokio::task::spawn_blocking(move || {
-            checkpoint::seal(&folder_of, &guest_id, &rootfs, &recipe)
+            checkpoint::seal(&folder_of, &guest_id, places, &recipe)
         })
         .await
         .map_err(Error::host("write the checkpoint"))??;
@@ -101,9 +100,6 @@ impl Container {
         }
         if self.init.paths.terminal {
             return refuse("it has a terminal, which belongs to whoever is attached to it");
-        }
-        if let Some(reason) = foreign(&self.spec) {
-            return Err(self.refuse(reason));
         }
         if self.init.status() != Status::Running {
             return refuse("it does not run");
@@ -195,27 +191,20 @@ impl Pod {
                 "the container of a checkpoint has no terminal",
             ));
         }
-        if let Some(reason) = foreign(&bundle.spec) {
-            return Err(Error::Invalid(format!("the copy cannot be made: {reason}")));
-        }
         let (from, unpacked) = (from.to_owned(), request.bundle.join(UNPACKED));
         let unpack = move || Checkpoint::unpack(&from, unpacked);
         let checkpoint = tokio::task::spawn_blocking(unpack)
             .await
             .map_err(Error::host("read the checkpoint"))??;
         let record = &checkpoint.record;
-        let translated = translate::container(&bundle, &self.tree, false)?;
+        let names = &mut Names::Known(record.places.clone());
+        let mut translated = translate::container(&bundle, &self.tree, names, false)?;
         if disk::of(&request.rootfs, self.tree.host())?.is_some() {
             return Err(Error::Invalid(format!("the copy cannot be made: {DISK}")));
         }
-        let rootfs = self.rootfs(request, &bundle)?;
-        if rootfs.name() != record.rootfs {
-            return Err(Error::State(format!(
-                "the checkpoint knows its files as {:?}, which are {:?} here",
-                record.rootfs,
-                rootfs.name()
-            )));
-        }
+        let rootfs = self.rootfs(request, &bundle, names)?;
+        translated.entries.push(rootfs);
+        names.all_used()?;
         let config = ContainerCopy {
             id: record.guest_id.clone(),
             hostname: translated.spec.hostname().clone().unwrap_or_default(),
@@ -240,21 +229,7 @@ impl Pod {
             bundle,
             &machine,
             Guest::Copy(Box::new(copy)),
-            vec![rootfs],
+            translated.entries,
         ))
     }
-}
-
-/// What of the host a container sees beside its rootfs.
-fn foreign(spec: &Spec) -> Option<String> {
-    let mounts = spec.mounts().iter().flatten().enumerate();
-    mounts
-        .filter(|(_, mount)| translate::is_bind(mount))
-        .map(|(number, mount)| {
-            format!(
-                "mounts[{number}] ({}) is of the host, whose files cannot be in a checkpoint",
-                mount.destination().display()
-            )
-        })
-        .next()
 }

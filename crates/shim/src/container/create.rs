@@ -1,6 +1,6 @@
 //! How a container is made.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use caisson_sandbox::{ContainerConfig, Rootfs};
@@ -17,7 +17,7 @@ use crate::hooks::{self, Moment};
 use crate::pod::Pod;
 use crate::stdio::{Owner, Paths};
 use crate::translate;
-use crate::tree::Entry;
+use crate::tree::{Entry, Names};
 
 /// What containerd asks for.
 #[derive(Debug)]
@@ -86,13 +86,19 @@ impl Pod {
     }
 
     /// What the guest sees of the host as the container's `/`.
-    pub(super) fn rootfs(&self, request: &Request, bundle: &Bundle) -> Result<Entry> {
+    pub(super) fn rootfs(
+        &self,
+        request: &Request,
+        bundle: &Bundle,
+        names: &mut Names,
+    ) -> Result<Entry> {
         if !request.rootfs.is_empty() {
-            return self.tree.mount(&request.rootfs);
+            return self.tree.mount(&request.rootfs, names);
         }
         let root = bundle.spec.root().as_ref().map(|root| root.path().clone());
         let path = root.ok_or_else(|| Error::field("root", "it is missing"))?;
-        self.tree.bind(&bundle.path.join(path), false)
+        let source = bundle.path.join(path);
+        self.tree.bind(Path::new("/"), &source, false, names)
     }
 
     async fn create_in_guest(
@@ -101,11 +107,12 @@ impl Pod {
         bundle: Bundle,
         in_pod: bool,
     ) -> Result<Container> {
-        let mut translated = translate::container(&bundle, &self.tree, in_pod)?;
+        let names = &mut Names::New;
+        let mut translated = translate::container(&bundle, &self.tree, names, in_pod)?;
         let rootfs = match disk::of(&request.rootfs, self.tree.host())? {
             Some(disk) => Rootfs::Disk(disk),
             None => {
-                let entry = self.rootfs(request, &bundle)?;
+                let entry = self.rootfs(request, &bundle, names)?;
                 let name = entry.name().to_owned();
                 translated.entries.push(entry);
                 Rootfs::Share(name)
