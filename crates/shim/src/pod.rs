@@ -62,6 +62,9 @@ pub struct Pod {
     placement: Mutex<Option<Placement>>,
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
     is_sandbox: AtomicBool,
+    /// The machine was ended: there will be no other, as whoever is in a pod with the one
+    /// that is gone would not be in a pod with the next.
+    has_ended: AtomicBool,
     done: Notify,
 }
 
@@ -96,6 +99,7 @@ impl Pod {
             placement: Mutex::default(),
             containers: Mutex::default(),
             is_sandbox: AtomicBool::new(false),
+            has_ended: AtomicBool::new(false),
             done: Notify::new(),
         }
     }
@@ -185,6 +189,12 @@ impl Pod {
         let mut machine = self.machine.lock().await;
         if let Some(machine) = machine.as_ref() {
             return Ok(machine.clone());
+        }
+        if self.has_ended.load(Ordering::Relaxed) {
+            return Err(Error::State(format!(
+                "the machine of sandbox {} has ended",
+                self.place.id
+            )));
         }
         self.enter_cgroup(bundle);
         let started = self.start(bundle, checkpoint).await?;
@@ -307,9 +317,17 @@ impl Pod {
             .await
     }
 
+    async fn take_machine(&self) -> Option<Machine> {
+        let machine = self.machine.lock().await.take();
+        if machine.is_some() {
+            self.has_ended.store(true, Ordering::Relaxed);
+        }
+        machine
+    }
+
     /// Lets the guest write what it has to write and ends the machine.
     pub async fn stop(&self) {
-        let machine = self.machine.lock().await.take();
+        let machine = self.take_machine().await;
         if let Some(machine) = machine {
             match machine.sandbox.shutdown().await {
                 Ok(reason) => tracing::debug!(?reason, "the machine has ended"),
@@ -320,7 +338,7 @@ impl Pod {
 
     /// Ends the machine at once.
     pub async fn kill(&self) {
-        let machine = self.machine.lock().await.take();
+        let machine = self.take_machine().await;
         if let Some(machine) = machine
             && let Err(error) = machine.sandbox.kill().await
         {
