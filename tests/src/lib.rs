@@ -304,6 +304,19 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// What a process holds of the memory, in KiB (proc(5), status).
+///
+/// # Panics
+/// If it does not run.
+pub fn resident(pid: u32) -> u32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes = line.and_then(|line| line.split_whitespace().next());
+    kibibytes
+        .and_then(|number| number.parse().ok())
+        .expect("a size in KiB")
+}
+
 /// Sends a signal to one process, by its pid.
 pub fn kill(pid: u32, signal: &str) {
     let status = Command::new("kill")

@@ -26,6 +26,11 @@ fn chosen() -> Option<PathBuf> {
     std::env::var_os("CAISSON_TEST_PROGRAMS").map(|folder| workspace().join(folder))
 }
 
+/// Whether they were built without optimisation, which makes their code twice as large.
+pub fn are_for_debugging() -> bool {
+    chosen().is_some_and(|folder| folder.ends_with("debug"))
+}
+
 fn existing(path: PathBuf) -> PathBuf {
     assert!(
         path.exists(),

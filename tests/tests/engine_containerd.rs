@@ -1,8 +1,8 @@
 //! Three releases of containerd with our shim: what their users do all day.
 
-use caisson_end_to_end::engine::{Containerd, RUNTIME, Release};
+use caisson_end_to_end::engine::{Containerd, IMAGE, RUNTIME, Release};
 use caisson_end_to_end::terminal::Terminal;
-use caisson_end_to_end::{eventually, kill, text};
+use caisson_end_to_end::{eventually, kill, programs, resident, text};
 
 caisson_end_to_end::each_release![
     run_and_its_streams,
@@ -73,7 +73,7 @@ fn run_and_its_streams(release: Release) {
         "-t",
         "--runtime",
         RUNTIME,
-        caisson_end_to_end::engine::IMAGE,
+        IMAGE,
         "tty",
         "sh",
     ]);
@@ -92,6 +92,15 @@ fn exec_kill_pause_and_figures(release: Release) {
     let engine = Containerd::start(release);
     engine.detached("job");
     assert_eq!(engine.status("job").as_deref(), Some("RUNNING"));
+
+    let held = resident(engine.processes(&["containerd-shim-caisson-v2"])[0]);
+    let limit = if programs::are_for_debugging() {
+        24
+    } else {
+        12
+    };
+    assert!(held < limit << 10, "the shim holds {held} KiB");
+    engine.shows("the shim holds less than 12 MiB");
 
     let exec = |id: &str, program: &[&str], input: &[u8]| {
         let mut arguments = vec!["task", "exec", "--exec-id", id, "job"];

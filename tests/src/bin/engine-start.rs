@@ -7,7 +7,7 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 use caisson_end_to_end::engine::{Containerd, IMAGE, RUNTIME, Release};
-use caisson_end_to_end::{Caisson, text};
+use caisson_end_to_end::{Caisson, resident, text};
 
 /// Measurements of each kind, if no number is given.
 const RUNS: usize = 10;
@@ -58,7 +58,7 @@ fn main() {
     println!(
         "the shim: {:.1} MiB resident with one container; {:.1} ms of a processor for its start, \
          {:.1} % of what ctr waits",
-        resident(pid),
+        f64::from(resident(pid)) / 1024.0,
         taken,
         taken / shim * 100.0
     );
@@ -79,16 +79,6 @@ fn timed(run: impl FnOnce() -> Output) -> Duration {
     let time = begin.elapsed();
     assert!(output.status.success(), "{}", text(&output.stderr));
     time
-}
-
-/// In MiB (proc(5), status).
-fn resident(pid: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().next());
-    kib.and_then(|kib| kib.parse::<f64>().ok())
-        .expect("a size in KiB")
-        / 1024.0
 }
 
 /// In ms, of all its threads (the kernel's Documentation/scheduler/sched-stats.rst).
