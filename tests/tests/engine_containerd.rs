@@ -11,6 +11,7 @@ caisson_end_to_end::each_release![
     a_pod_is_one_machine,
     the_host_counts_the_machine,
     the_engine_restarts,
+    a_terminal_outlives_the_engine,
     a_program_keeps_the_output,
 ];
 
@@ -356,6 +357,23 @@ fn the_engine_restarts(release: Release) {
     assert_eq!(exec, "here\n");
     engine.shows("file:// log, engine restarts meanwhile");
     engine.remove("lasting");
+}
+
+fn a_terminal_outlives_the_engine(release: Release) {
+    let mut engine = Containerd::start(release);
+    let run = ["run", "-d", "-t", "--runtime", RUNTIME, IMAGE, "tty", "sh"];
+    Terminal::start(&engine.command(&run), 33, 99).expect_end(0);
+    engine.restart();
+    let attach = engine.command(&["task", "attach", "tty"]);
+    let mut terminal = Terminal::start(&attach, 44, 111);
+    terminal.expect_raw_mode();
+    terminal.write("echo $((40+2)) && tty\r");
+    terminal.expect("42");
+    terminal.expect("/dev/pts/0");
+    terminal.write("exit 5\r");
+    terminal.expect_end(5);
+    engine.shows("a terminal, attached after the engine was restarted");
+    engine.remove("tty");
 }
 
 fn a_program_keeps_the_output(release: Release) {
