@@ -146,6 +146,18 @@ fn exec_kill_pause_and_figures(release: Release) {
     engine.shows("figures");
     assert_eq!(engine.ok(&["task", "ps", "job"]).lines().count(), 2);
 
+    // The first process, as that of a pid namespace, does not heed it.
+    let lasting = ["task", "exec", "-d", "--exec-id", "lasting", "job"];
+    engine.ok(&[&lasting[..], &["sleep", "1000"]].concat());
+    let asleep = || {
+        let found = exec("looks", &["pidof", "sleep"], b"");
+        text(&found.stdout).split_whitespace().count()
+    };
+    eventually("both are asleep", || asleep() == 2);
+    engine.ok(&["task", "kill", "--all", "--signal", "TERM", "job"]);
+    eventually("all others have ended", || asleep() == 1);
+    assert_eq!(engine.status("job").as_deref(), Some("RUNNING"));
+
     engine.ok(&["task", "kill", "--signal", "KILL", "job"]);
     eventually("the killed task has stopped", || {
         engine.status("job").as_deref() == Some("STOPPED")
