@@ -78,7 +78,12 @@ fn run_and_its_streams(release: Release) {
         "tty",
         "sh",
     ]);
-    let mut terminal = Terminal::start(&shell, 33, 99);
+    use_shell(Terminal::start(&shell, 33, 99));
+    engine.shows("terminal and its size");
+}
+
+/// Types to the shell of a container, and ends it.
+fn use_shell(mut terminal: Terminal) {
     // Earlier, the keys would be the line discipline's of this terminal.
     terminal.expect_raw_mode();
     terminal.write("echo $((40+2)) && tty\r");
@@ -86,7 +91,6 @@ fn run_and_its_streams(release: Release) {
     terminal.expect("/dev/pts/0");
     terminal.write("exit 5\r");
     terminal.expect_end(5);
-    engine.shows("terminal and its size");
 }
 
 fn exec_kill_pause_and_figures(release: Release) {
@@ -377,13 +381,7 @@ fn a_terminal_outlives_the_engine(release: Release) {
     Terminal::start(&engine.command(&run), 33, 99).expect_end(0);
     engine.restart();
     let attach = engine.command(&["task", "attach", "tty"]);
-    let mut terminal = Terminal::start(&attach, 44, 111);
-    terminal.expect_raw_mode();
-    terminal.write("echo $((40+2)) && tty\r");
-    terminal.expect("42");
-    terminal.expect("/dev/pts/0");
-    terminal.write("exit 5\r");
-    terminal.expect_end(5);
+    use_shell(Terminal::start(&attach, 44, 111));
     engine.shows("a terminal, attached after the engine was restarted");
     engine.remove("tty");
 }

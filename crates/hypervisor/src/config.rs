@@ -39,6 +39,29 @@ pub struct VmConfig {
     pub run_directory: PathBuf,
 }
 
+#[cfg(test)]
+impl VmConfig {
+    /// A small machine without devices, of which a test says what it is about.
+    pub(crate) fn sample() -> Self {
+        Self {
+            name: "test".to_owned(),
+            kernel: "/k".into(),
+            initramfs: "/i".into(),
+            kernel_parameters: Vec::new(),
+            cpus: 1,
+            memory: 256 << 20,
+            disks: Vec::new(),
+            share: None,
+            interfaces: Vec::new(),
+            network_namespace: None,
+            host_ports: Vec::new(),
+            cid: 3,
+            console: "/c".into(),
+            run_directory: "/r".into(),
+        }
+    }
+}
+
 impl VmConfig {
     /// The new disk, if the machine's disks can be in its template: every other one is
     /// then read-only. What a writable disk holds that was there before is for its own

@@ -11,8 +11,9 @@ use k8s_cri::v1::{
     AttachRequest, ContainerConfig, ContainerMetadata, ContainerStatus, ContainerStatusRequest,
     CreateContainerRequest, ExecRequest, ExecSyncRequest, ImageSpec, ImageStatusRequest,
     LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption,
-    PodSandboxConfig, PodSandboxMetadata, RemoveContainerRequest, RemovePodSandboxRequest,
-    RunPodSandboxRequest, StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
+    PodSandboxConfig, PodSandboxMetadata, PodSandboxStatsRequest, RemoveContainerRequest,
+    RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest, StopContainerRequest,
+    StopPodSandboxRequest,
 };
 use tonic::transport::{Channel, Endpoint};
 use tungstenite::client::IntoClientRequest;
@@ -194,6 +195,15 @@ impl Cri {
         };
         let url = self.ok(self.service().attach(request)).url;
         Streams::open(&self.engine, &url)
+    }
+
+    /// Bytes of memory that a pod uses, once that is known.
+    pub fn pod_memory(&self, pod: &Pod<'_>) -> Option<u64> {
+        let request = PodSandboxStatsRequest {
+            pod_sandbox_id: pod.id.clone(),
+        };
+        let stats = self.ok(self.service().pod_sandbox_stats(request)).stats?;
+        Some(stats.linux?.memory?.usage_bytes?.value)
     }
 
     /// What is known of a container.

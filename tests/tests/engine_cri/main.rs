@@ -8,7 +8,7 @@ use caisson_end_to_end::eventually;
 use client::Cri;
 use k8s_cri::v1::{
     ContainerState, ContainerStatsRequest, LinuxContainerResources, Mount, NamespaceMode,
-    PodSandboxStatsRequest, UpdateContainerResourcesRequest,
+    UpdateContainerResourcesRequest,
 };
 
 caisson_end_to_end::each_release![
@@ -154,15 +154,7 @@ fn figures_and_limits(release: Release) {
         used.is_some_and(|used| (1..48 << 20).contains(&used.value))
     });
     eventually("the figures of the pod are those of its machine", || {
-        let request = PodSandboxStatsRequest {
-            pod_sandbox_id: pod.id.clone(),
-        };
-        let stats = cri.ok(cri.service().pod_sandbox_stats(request)).stats;
-        let memory = stats
-            .and_then(|stats| stats.linux)
-            .and_then(|linux| linux.memory);
-        let used = memory.and_then(|memory| memory.usage_bytes);
-        used.is_some_and(|used| used.value > 48 << 20)
+        cri.pod_memory(&pod).is_some_and(|used| used > 48 << 20)
     });
 
     // More than its limit: killed, and said why.

@@ -5,7 +5,7 @@ use caisson_end_to_end::engine::{Containerd, Release};
 use caisson_end_to_end::{eventually, kill};
 use k8s_cri::v1::{
     ContainerState, LinuxContainerResources, NamespaceMode, PodSandboxState,
-    PodSandboxStatsRequest, PodSandboxStatusRequest, RunPodSandboxRequest,
+    PodSandboxStatusRequest, RunPodSandboxRequest,
 };
 
 use crate::IDLE;
@@ -88,15 +88,7 @@ fn a_sandbox_is_what_its_pod_asks_for(release: Release) {
         assert!(processes.lines().any(|pid| pid == machine), "{processes}");
     }
     eventually("the figures of the pod are those of its machine", || {
-        let request = PodSandboxStatsRequest {
-            pod_sandbox_id: pod.id.clone(),
-        };
-        let stats = cri.ok(cri.service().pod_sandbox_stats(request)).stats;
-        let memory = stats
-            .and_then(|stats| stats.linux)
-            .and_then(|linux| linux.memory);
-        let used = memory.and_then(|memory| memory.usage_bytes);
-        used.is_some_and(|used| used.value > 48 << 20)
+        cri.pod_memory(&pod).is_some_and(|used| used > 48 << 20)
     });
     pod.end();
     eventually("the cgroups go with the pod", || {

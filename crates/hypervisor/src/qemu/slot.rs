@@ -205,24 +205,13 @@ pub(super) mod tests {
             new: None,
         };
         VmConfig {
-            name: String::new(),
-            kernel: "/k".into(),
-            initramfs: "/i".into(),
-            kernel_parameters: Vec::new(),
-            cpus: 1,
-            memory: 1 << 28,
             disks: vec![disk; disks],
             share: share.then(|| Share {
                 tag: "t".to_owned(),
                 mounts: Vec::new(),
                 tree: None,
             }),
-            interfaces: Vec::new(),
-            network_namespace: None,
-            host_ports: Vec::new(),
-            cid: 3,
-            console: "/c".into(),
-            run_directory: "/r".into(),
+            ..VmConfig::sample()
         }
     }
 

@@ -4,8 +4,6 @@ use crate::Disk;
 fn config() -> VmConfig {
     VmConfig {
         name: "a,b".to_owned(),
-        kernel: "/k".into(),
-        initramfs: "/i".into(),
         kernel_parameters: vec!["one=1".to_owned()],
         cpus: 2,
         memory: (256 << 20) + 1,
@@ -20,12 +18,7 @@ fn config() -> VmConfig {
             mounts: Vec::new(),
             tree: None,
         }),
-        interfaces: Vec::new(),
-        network_namespace: None,
-        host_ports: Vec::new(),
-        cid: 3,
-        console: "/c".into(),
-        run_directory: "/r".into(),
+        ..VmConfig::sample()
     }
 }
 
@@ -49,6 +42,12 @@ fn inherited(begin: Begin) -> Inherited {
     }
 }
 
+/// The arguments of a machine that boots.
+fn booted() -> Vec<OsString> {
+    let begin = inherited(Begin::Boot(FILES));
+    arguments(&config(), Accelerator::Tcg, 2_000_000, &begin)
+}
+
 fn values(arguments: &[OsString], flag: &str) -> Vec<String> {
     arguments
         .windows(2)
@@ -59,12 +58,7 @@ fn values(arguments: &[OsString], flag: &str) -> Vec<String> {
 
 #[test]
 fn names_cannot_add_options() {
-    let arguments = arguments(
-        &config(),
-        Accelerator::Tcg,
-        2_000_000,
-        &inherited(Begin::Boot(FILES)),
-    );
+    let arguments = booted();
     assert_eq!(values(&arguments, "-name"), ["guest=a,,b"]);
     let disk = &values(&arguments, "-blockdev")[0];
     assert!(!disk.contains("x,y"), "paths are opened by the driver");
@@ -73,12 +67,7 @@ fn names_cannot_add_options() {
 
 #[test]
 fn memory_is_rounded_up() {
-    let arguments = arguments(
-        &config(),
-        Accelerator::Tcg,
-        2_000_000,
-        &inherited(Begin::Boot(FILES)),
-    );
+    let arguments = booted();
     assert_eq!(values(&arguments, "-m"), ["257M"]);
 }
 

@@ -11,20 +11,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn config(kernel: PathBuf) -> VmConfig {
     VmConfig {
-        name: "test".to_owned(),
         kernel,
-        initramfs: "/i".into(),
-        kernel_parameters: Vec::new(),
-        cpus: 1,
-        memory: 256 << 20,
-        disks: Vec::new(),
-        share: None,
-        interfaces: Vec::new(),
-        network_namespace: None,
-        host_ports: Vec::new(),
-        cid: 3,
-        console: "/c".into(),
-        run_directory: "/r".into(),
+        ..VmConfig::sample()
     }
 }
 
