@@ -94,8 +94,8 @@ fn mount_new(device: &Path, point: &Path) -> Result<()> {
     rustix::fs::syncfs(folder).map_err(Error::path("write", point))
 }
 
-/// Lays the layer over an empty folder for a moment: overlayfs tries out what the layer's
-/// file system can do, for which that has to know its free blocks and inodes.
+/// Lays the layer over an empty folder for a moment: overlayfs makes its work folder, and
+/// tries out what the layer's file system can do, which the guest's kernel remembers.
 fn try_out(layer: &Path) -> Result<()> {
     let (empty, both) = (Path::new(NEW).join("empty"), Path::new(NEW).join("both"));
     for folder in [&empty, &both] {
@@ -103,9 +103,7 @@ fn try_out(layer: &Path) -> Result<()> {
     }
     mount_overlay(&empty, layer, &both)?;
     unmount(&both, UnmountFlags::empty()).map_err(Error::path("unmount", &both))?;
-    // The next mount would empty it first.
-    let left = layer.join("work/work");
-    for folder in [&left, &both, &empty] {
+    for folder in [&both, &empty] {
         fs::remove_dir(folder).map_err(Error::path("remove", folder))?;
     }
     Ok(())
