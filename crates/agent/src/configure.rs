@@ -12,7 +12,7 @@ use rustix::mount::{MountFlags, mount};
 use rustix::time::{ClockId, Timespec};
 
 use crate::error::{self, Error, Result};
-use crate::{connections, network};
+use crate::{connections, device, network};
 
 /// Most random bytes that are taken at once.
 const ENTROPY_LIMIT: usize = 512;
@@ -21,6 +21,9 @@ const ENTROPY_LIMIT: usize = 512;
 pub fn configure(request: &ConfigureRequest) -> Result<()> {
     reseed(&request.entropy)?;
     set_clock(request.realtime_ns)?;
+    for device in &request.devices {
+        device::bind(*device)?;
+    }
     if !request.hostname.is_empty() {
         rustix::system::sethostname(request.hostname.as_bytes()).map_err(Error::system(
             format!("set the host name {:?}", request.hostname),

@@ -13,7 +13,7 @@ use crate::host::Host;
 use crate::reaper::Reaper;
 use crate::server::Server;
 use crate::streams::Streams;
-use crate::{network, rehearsal, template};
+use crate::{device, network, rehearsal, template};
 
 /// Serves the host until something that cannot fail does.
 pub async fn serve(started_ns: i64) -> Result<()> {
@@ -48,9 +48,10 @@ pub async fn serve(started_ns: i64) -> Result<()> {
         network::prepare()?;
         disks.prepare(wanted.new_disk.as_deref())?;
         rehearsal::make_child(cgroup.open()?.as_fd())?;
-        template::wait()?;
+        device::prepare_to_bind()?;
     }
-    // All ports listen: this connection is how the host learns that.
+    // All ports listen: this connection is how the host learns that. In a template it is
+    // there when the machine is frozen.
     host.call().await?;
     tokio::select! {
         ended = streams.accept(listener) => ended,

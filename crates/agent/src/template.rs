@@ -1,19 +1,17 @@
-//! Waiting to be forked.
+//! Being frozen.
 //!
-//! A template is a machine with at most disks, frozen while its agent waits in
-//! [`wait`]; a snapshot is one with a container, frozen in [`let_go`]. In a template,
-//! whatever runs in it before is in the memory of every fork: nothing
-//! here may draw random bytes, read `boot_id` or open a TCP connection, for the
-//! kernel makes their secrets at first use and would make them for all forks alike.
+//! A template is a machine with at most disks, frozen while its agent waits to be asked
+//! something; a snapshot is one with a container, frozen in [`let_go`]. Whatever runs before
+//! in a template is in the memory of every fork: nothing may draw random bytes there, read
+//! `boot_id` or open a TCP connection, for the kernel makes their secrets at first use and
+//! would make them for all forks alike.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::OnceLock;
 
-use caisson_protocol::{
-    LET_GO, NEW_DISK_PARAMETER, TEMPLATE_PARAMETER, TEMPLATE_READY, WAKE_UP_LIMIT,
-};
+use caisson_protocol::{LET_GO, NEW_DISK_PARAMETER, TEMPLATE_PARAMETER, WAKE_UP_LIMIT};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
 use crate::device;
@@ -56,16 +54,12 @@ fn of_command_line(line: &str) -> Option<Wanted> {
         })
 }
 
-/// Lets the host freeze the machine. Returns in a fork, once its devices are there.
-pub fn wait() -> Result<()> {
-    bind_when_told(TEMPLATE_READY)
-}
-
 /// Lets the host make a snapshot of the machine. Returns when it goes on, and in each
 /// copy, with a new vsock device. Meanwhile nothing of the agent runs.
 pub fn let_go() -> Result<()> {
     device::let_go(&vsock()?)?;
-    bind_when_told(LET_GO)
+    let line = wake_up().map_err(Error::system("wait on the serial console"))?;
+    devices(&line)?.into_iter().try_for_each(device::bind)
 }
 
 /// Name of the vsock device on its bus.
@@ -85,19 +79,10 @@ fn vsock() -> Result<String> {
     Err(Error::Missing("vsock device".to_owned()))
 }
 
-/// Says that the machine can be frozen, and makes the devices that the host names.
-fn bind_when_told(ready: &str) -> Result<()> {
-    device::prepare_to_bind()?;
-    let line = wake_up(ready).map_err(Error::system("wait on the serial console"))?;
-    for device in devices(&line)? {
-        device::bind(device)?;
-    }
-    Ok(())
-}
-
-fn wake_up(ready: &str) -> std::io::Result<String> {
+/// Says that the machine can be frozen, and waits for a line.
+fn wake_up() -> std::io::Result<String> {
     let mut console = port()?;
-    console.write_all(format!("{ready}\n").as_bytes())?;
+    console.write_all(format!("{LET_GO}\n").as_bytes())?;
     let mut line = Vec::new();
     while line.last() != Some(&b'\n') && line.len() < WAKE_UP_LIMIT {
         let mut bytes = [0; WAKE_UP_LIMIT];

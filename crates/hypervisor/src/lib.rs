@@ -81,6 +81,11 @@ pub trait RunningVm: Send + Sync {
     /// Only ports in [`VmConfig::host_ports`] can be reached.
     async fn accept(&self) -> Result<(u32, UnixStream)>;
 
+    /// Numbers of those of the machine's devices `virtio-mmio.N` that it began with and
+    /// its guest has not looked at, which is what its agent has to do first: those that a
+    /// fork has beside its template's.
+    fn new_devices(&self) -> Vec<u32>;
+
     /// Gives the machine one more network interface. Returns the number of its device
     /// `virtio-mmio.N` in the guest, which has to look at it.
     async fn plug(&self, interface: &NetworkInterface) -> Result<u32>;

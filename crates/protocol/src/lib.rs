@@ -46,11 +46,9 @@ pub const SCRATCH_DISK: &str = "scratch";
 /// container's own processes go on.
 pub const ON_FORK: &str = "/run/caisson/on-fork";
 
-/// Kernel parameter of a machine that is to be frozen into a template. Its agent
-/// connects to nothing: it says [`TEMPLATE_READY`] on the serial console and waits
-/// there for one line, which each fork is given. The line holds the numbers of the
-/// platform devices `virtio-mmio.N` that the fork has and the template had not, between
-/// spaces.
+/// Kernel parameter of a machine that is to be frozen into a template, once its agent has
+/// called ([`LOG_PORT`]) and has been called. Its agent does beforehand what each fork
+/// would do.
 pub const TEMPLATE_PARAMETER: &str = "caisson.template";
 
 /// Kernel parameter of such a machine: the serial number of a disk with an empty file
@@ -58,14 +56,12 @@ pub const TEMPLATE_PARAMETER: &str = "caisson.template";
 /// frozen.
 pub const NEW_DISK_PARAMETER: &str = "caisson.new_disk";
 
-/// Line with which the agent says that its machine can be frozen.
-pub const TEMPLATE_READY: &str = "caisson-agent: frozen from here on";
-
 /// Line on the serial console with which the agent says that it has let go of the vsock
-/// device. It then waits there as after [`TEMPLATE_READY`], in the machine that goes on
-/// and in each copy of it.
+/// device. It then waits there for one line, in the machine that goes on and in each copy of
+/// it. The line holds the numbers of the platform devices `virtio-mmio.N` that it is to look
+/// at, between spaces.
 pub const LET_GO: &str = "caisson-agent: has let go";
 
-/// Longest line with which a fork is woken: what the serial port takes before its
+/// Longest line with which a copy is woken: what the serial port takes before its
 /// driver runs.
 pub const WAKE_UP_LIMIT: usize = 16;

@@ -142,6 +142,7 @@ impl Sandbox {
             } else {
                 String::new()
             },
+            devices: sandbox.inner.vm.new_devices(),
             again: config.snapshot.is_some(),
             ..Default::default()
         };

@@ -37,6 +37,12 @@ pub enum Error {
     /// A table of memory regions that cannot be meant.
     #[error("the table of memory regions makes no sense: {0}")]
     Regions(&'static str),
+    /// Something is under way over a connection.
+    #[error("the connection to port {port} of the guest is in use")]
+    Busy {
+        /// The guest's port.
+        port: u32,
+    },
     /// The host refused a resource that the device needs to exist.
     #[error("cannot create the device's {what}: {source}")]
     Resource {

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use caisson_virtio::vsock::{FEATURES, RX_QUEUE, TX_QUEUE, Vsock};
+use caisson_virtio::vsock::{FEATURES, Host, RX_QUEUE, TX_QUEUE, Vsock};
 use tracing::{debug, error};
 use vhost::vhost_user::Result as VhostUserResult;
 use vhost::vhost_user::message::VhostUserVirtioFeatures;
@@ -12,6 +12,7 @@ use vhost::vhost_user::message::VhostUserVirtioFeatures;
 use super::control::{Control, Request};
 use super::memory::Memory;
 use super::ring::Ring;
+use super::state::State;
 
 /// Queues of the device that the back-end serves; the VMM keeps the event queue.
 pub const QUEUES: usize = 2;
@@ -23,6 +24,7 @@ const F_EVENT_INDEX: u64 = 1 << 29;
 pub struct Backend {
     pub(super) device: Vsock<Control>,
     pub(super) memory: Memory,
+    state: State,
     /// In the order of their indexes.
     pub(super) rings: [Ring; QUEUES],
     /// Those that the frontend chose.
@@ -33,12 +35,14 @@ pub struct Backend {
 
 impl Backend {
     /// The device; the rings' kicks are watched with their indexes as tokens.
-    pub fn new(device: Vsock<Control>, memory: Memory, epoll: &Arc<OwnedFd>) -> Self {
-        let ring = |index| Ring::new(Arc::clone(epoll), index as u64);
+    pub fn new(device: Vsock<Control>, memory: Memory, state: State, epoll: &Arc<OwnedFd>) -> Self {
+        let ring = |index| Ring::new(Arc::clone(epoll), index as u64, state.goes_on());
+        let rings = [ring(RX_QUEUE), ring(TX_QUEUE)];
         Self {
             device,
             memory,
-            rings: [ring(RX_QUEUE), ring(TX_QUEUE)],
+            state,
+            rings,
             features: 0,
             broken: false,
         }
@@ -108,11 +112,28 @@ impl Backend {
                     self.memory.set_process(process)?;
                     self.start().context("cannot start the rings")?;
                 }
+                Request::Note(id) => self.note(id),
                 Request::Blocked => return Ok(true),
                 Request::Closed => {
                     debug!("the driver closed the control socket");
                     return Ok(false);
                 }
+            }
+        }
+    }
+
+    /// Notes what the guest's connections are.
+    fn note(&mut self, id: u64) {
+        let noted = self
+            .device
+            .standing()
+            .map_err(anyhow::Error::from)
+            .and_then(|connections| self.state.note(&connections));
+        match noted {
+            Ok(()) => self.device.host_mut().connected(id),
+            Err(error) => {
+                error!(%error, "cannot note the connections");
+                self.device.host_mut().refused(id);
             }
         }
     }

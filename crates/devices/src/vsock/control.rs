@@ -10,9 +10,11 @@
 //! | 3 incoming | device | 0 | the host's | the stream |
 //! | 4 connected | device | that of the connect | 0 | |
 //! | 5 memory | driver | 0 | 0 | the VMM's `/proc/PID/mem`, opened `O_RDWR` |
+//! | 6 note | driver | the driver's choice | 0 | |
 //!
-//! The last comes once if `--foreign-memory` was given, at any time after the VMM
-//! was executed: the rings wait for it.
+//! The memory comes once if `--foreign-memory` was given, at any time after the VMM
+//! was executed: the rings wait for it. A request to note what the guest's connections
+//! are, in the file of `--state-fd`, is answered as one to connect.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -33,6 +35,7 @@ const REFUSED: u8 = 2;
 const INCOMING: u8 = 3;
 const CONNECTED: u8 = 4;
 const MEMORY: u8 = 5;
+const NOTE: u8 = 6;
 
 /// A connection that the driver asks for.
 #[derive(Debug)]
@@ -48,6 +51,8 @@ pub enum Request {
     Connect(Connect),
     /// The memory of the VMM's process.
     Memory(OwnedFd),
+    /// To note the connections; the request's number.
+    Note(u64),
     /// Nothing now, or nothing before our answers are sent.
     Blocked,
     /// The driver closed it.
@@ -103,6 +108,7 @@ impl Control {
                 Ok(Request::Connect(Connect { id, port, stream }))
             }
             (MESSAGE_LEN, (MEMORY, 0, 0), Some(memory)) => Ok(Request::Memory(memory)),
+            (MESSAGE_LEN, (NOTE, id, 0), None) => Ok(Request::Note(id)),
             (length, (op, ..), descriptor) => Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 format!(

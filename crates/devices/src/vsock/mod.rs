@@ -7,6 +7,7 @@ mod memory;
 mod requests;
 mod ring;
 mod server;
+mod state;
 
 use std::os::fd::RawFd;
 
@@ -18,6 +19,7 @@ use rustix::thread::{CapabilitySet, UnshareFlags};
 use crate::{descriptor, jail, seccomp};
 use control::Control;
 use memory::Memory;
+use state::State;
 
 /// Descriptors besides those of the connections: memory regions, rings, own sockets.
 const OTHER_DESCRIPTORS: u64 = 1024;
@@ -41,6 +43,10 @@ pub struct Options {
     /// sends, instead of mapping it: that of a fork cannot be mapped.
     #[arg(long)]
     foreign_memory: bool,
+    /// Descriptor of a file for what the guest's connections are. If it is not empty,
+    /// another device has served the guest, and this one goes on with its connections.
+    #[arg(long)]
+    state_fd: Option<RawFd>,
 }
 
 /// Serves one connection of a VMM until it or the driver ends.
@@ -50,6 +56,11 @@ pub fn run(options: Options) -> Result<()> {
         .context("cannot draw a random number")?;
     let listener = descriptor::take(options.listener_fd, "--listener-fd")?;
     let control = descriptor::take(options.control_fd, "--control-fd")?;
+    let state = options
+        .state_fd
+        .map(|number| descriptor::take(number, "--state-fd"))
+        .transpose()?;
+    let state = State::read(state)?;
     jail::raise_descriptor_limit(MAX_CONNECTIONS as u64 + OTHER_DESCRIPTORS)?;
     // An ordinary user's process keeps the user's view of the files: the filter of
     // system calls lets it open none.
@@ -69,5 +80,7 @@ pub fn run(options: Options) -> Result<()> {
 
     let mut device = Vsock::new(options.cid, options.host_ports, Control::new(control))?;
     device.scatter_ports(u32::from_ne_bytes(random));
-    server::serve(device, Memory::new(options.foreign_memory), listener)
+    device.take_over(state.known());
+    let memory = Memory::new(options.foreign_memory);
+    server::serve(device, memory, state, listener)
 }

@@ -29,10 +29,13 @@ pub struct Ring {
     /// it does when the driver starts afresh: a paused machine resumes where it was, a
     /// reset one has new rings or starts at 0.
     left: Option<(Layout, u16)>,
+    /// It is to be taken up where another device left it, which the frontend does not know.
+    taken_up: bool,
 }
 
 impl Ring {
-    pub fn new(epoll: Arc<OwnedFd>, token: u64) -> Self {
+    /// `taken_up` says that another device has served it.
+    pub fn new(epoll: Arc<OwnedFd>, token: u64, taken_up: bool) -> Self {
         Self {
             epoll,
             token,
@@ -44,6 +47,7 @@ impl Ring {
             enabled: false,
             queue: None,
             left: None,
+            taken_up,
         }
     }
 
@@ -114,8 +118,14 @@ impl Ring {
             available,
             used,
         };
-        let queue = Queue::new(memory, layout, self.base, event_index)
-            .map_err(|error| Error::ReqHandlerError(io::Error::other(error)))?;
+        let failed = |error| Error::ReqHandlerError(io::Error::other(error));
+        let is_taken_up = std::mem::take(&mut self.taken_up);
+        if is_taken_up {
+            // Whatever the other device took it has given back.
+            self.base = layout.used_index(memory).map_err(failed)?;
+            self.left = Some((layout, self.base));
+        }
+        let queue = Queue::new(memory, layout, self.base, event_index).map_err(failed)?;
         // Each write is an event, as is what was written before: nothing is read.
         epoll::add(
             &self.epoll,
@@ -125,6 +135,10 @@ impl Ring {
         )
         .map_err(|errno| Error::ReqHandlerError(errno.into()))?;
         self.queue = Some(queue);
+        if is_taken_up {
+            // The guest may have missed the last one of the other device.
+            self.interrupt();
+        }
         Ok(Some(self.left != Some((layout, self.base))))
     }
 

@@ -14,6 +14,7 @@ use vhost::vhost_user::{BackendReqHandler, Error as VhostUserError};
 use super::backend::{Backend, QUEUES};
 use super::control::Control;
 use super::memory::Memory;
+use super::state::State;
 
 // The kicks' tokens are the queues' indexes.
 const FRONTEND: u64 = QUEUES as u64;
@@ -21,7 +22,12 @@ const CONTROL: u64 = QUEUES as u64 + 1;
 const SOCKETS: u64 = QUEUES as u64 + 2;
 
 /// Serves the connection that waits in `listener` until it or the control socket ends.
-pub fn serve(device: Vsock<Control>, memory: Memory, listener: OwnedFd) -> Result<()> {
+pub fn serve(
+    device: Vsock<Control>,
+    memory: Memory,
+    state: State,
+    listener: OwnedFd,
+) -> Result<()> {
     let (connection, _) = UnixListener::from(listener)
         .accept()
         .context("no VMM connected to the vhost-user socket")?;
@@ -37,7 +43,7 @@ pub fn serve(device: Vsock<Control>, memory: Memory, listener: OwnedFd) -> Resul
     watch(connection.as_fd(), FRONTEND, EventFlags::IN)
         .context("cannot watch the vhost-user connection")?;
 
-    let backend = Arc::new(Mutex::new(Backend::new(device, memory, &epoll)));
+    let backend = Arc::new(Mutex::new(Backend::new(device, memory, state, &epoll)));
     let mut frontend = BackendReqHandler::from_stream(connection, Arc::clone(&backend));
     let mut events = Vec::with_capacity(8);
     loop {

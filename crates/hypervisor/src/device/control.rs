@@ -29,6 +29,7 @@ const REFUSED: u8 = 2;
 const INCOMING: u8 = 3;
 const CONNECTED: u8 = 4;
 const MEMORY: u8 = 5;
+const NOTE: u8 = 6;
 
 /// Streams of the guest that nobody has accepted yet. More are closed at once.
 const BACKLOG: usize = 64;
@@ -81,6 +82,25 @@ impl Control {
             doing: "cannot make a socket pair".to_owned(),
             source,
         })?;
+        match self.ask(CONNECT, port, Some(theirs.as_fd())).await? {
+            true => Ok(ours),
+            false => Err(Error::ConnectionRefused(port)),
+        }
+    }
+
+    /// Has the device note what the guest's connections are, in its state's file. Returns
+    /// whether it has: not while something is under way over one of them.
+    pub(crate) async fn note(&self) -> Result<bool> {
+        self.ask(NOTE, 0, None).await
+    }
+
+    /// Sends a request, and waits for its answer.
+    async fn ask(
+        &self,
+        operation: u8,
+        port: u32,
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> Result<bool> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         self.pending
@@ -91,24 +111,19 @@ impl Control {
             pending: &self.pending,
             number,
         };
-        self.send(&encode(CONNECT, number, port), theirs.as_fd())
+        self.send(&encode(operation, number, port), descriptor)
             .await?;
-        drop(theirs);
-        match answer.await {
-            Ok(true) => Ok(ours),
-            Ok(false) => Err(Error::ConnectionRefused(port)),
-            Err(_) => Err(Error::Ended),
-        }
+        answer.await.map_err(|_| Error::Ended)
     }
 
     /// Gives the device a file of the VMM's memory, `/proc/PID/mem`: its offsets are the
     /// addresses of that process. A device that was started for it needs it before all
     /// else.
     pub(crate) async fn give_memory(&self, memory: &File) -> Result<()> {
-        self.send(&encode(MEMORY, 0, 0), memory.as_fd()).await
+        self.send(&encode(MEMORY, 0, 0), Some(memory.as_fd())).await
     }
 
-    async fn send(&self, message: &[u8], descriptor: BorrowedFd<'_>) -> Result<()> {
+    async fn send(&self, message: &[u8], descriptor: Option<BorrowedFd<'_>>) -> Result<()> {
         loop {
             let mut guard = self.socket.writable().await.map_err(|_| Error::Ended)?;
             match guard.try_io(|socket| send(socket.as_fd(), message, descriptor)) {
@@ -213,12 +228,16 @@ fn decode(message: &[u8; MESSAGE_LEN]) -> (u8, u64, u32) {
     )
 }
 
-fn send(socket: BorrowedFd<'_>, message: &[u8], stream: BorrowedFd<'_>) -> io::Result<()> {
+fn send(
+    socket: BorrowedFd<'_>,
+    message: &[u8],
+    descriptor: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let streams = [stream];
+    let descriptors: Vec<_> = descriptor.into_iter().collect();
     assert!(
-        ancillary.push(SendAncillaryMessage::ScmRights(&streams)),
+        descriptors.is_empty() || ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)),
         "the buffer has room for one descriptor"
     );
     rustix::net::sendmsg(
@@ -314,7 +333,12 @@ mod tests {
     async fn streams_of_the_guest_arrive_with_their_port() {
         let (control, device) = open();
         let (mut near, far) = UnixStream::pair().expect("pair");
-        send(device.as_fd(), &encode(INCOMING, 0, 1025), far.as_fd()).expect("sent");
+        send(
+            device.as_fd(),
+            &encode(INCOMING, 0, 1025),
+            Some(far.as_fd()),
+        )
+        .expect("sent");
         drop(far);
         let (port, mut stream) = control.accept().await.expect("accepted");
         assert_eq!(port, 1025);

@@ -32,15 +32,25 @@ pub(crate) struct Device {
     pub(crate) connection: UnixStream,
 }
 
+/// Who a socket device serves.
+#[derive(Debug, Clone)]
+pub(crate) struct Guest {
+    /// Its address.
+    pub(crate) cid: u64,
+    /// Ports of the host that it may connect to.
+    pub(crate) host_ports: Vec<u32>,
+}
+
 /// Starts a virtio socket device and opens its control socket. With
 /// `foreign_memory` it waits for [`Control::give_memory`] and reaches the guest's
-/// memory, at the addresses of the VMM's process, through that.
+/// memory, at the addresses of the VMM's process, through that. It goes on with the
+/// connections that another one noted in `state`, if that is not empty.
 pub(crate) fn vsock(
     program: &Path,
     run_directory: &Path,
-    cid: u64,
-    host_ports: &[u32],
+    guest: &Guest,
     foreign_memory: bool,
+    state: Option<File>,
 ) -> Result<(Device, Control)> {
     let failed = |source| Error::Host {
         doing: "cannot make the sockets of the vsock device".to_owned(),
@@ -54,15 +64,20 @@ pub(crate) fn vsock(
     let theirs = descriptors.add(theirs);
     let mut arguments: Vec<OsString> = vec![
         "vsock".into(),
-        format!("--cid={cid}").into(),
+        format!("--cid={}", guest.cid).into(),
         format!("--listener-fd={listener}").into(),
         format!("--control-fd={theirs}").into(),
     ];
     if foreign_memory {
         arguments.push("--foreign-memory".into());
     }
+    if let Some(state) = state {
+        let state = descriptors.add(state);
+        arguments.push(format!("--state-fd={state}").into());
+    }
     arguments.extend(
-        host_ports
+        guest
+            .host_ports
             .iter()
             .map(|port| format!("--host-port={port}").into()),
     );

@@ -22,8 +22,8 @@ pub(super) struct Inherited {
     pub(super) disks: Vec<Medium>,
     /// Network interfaces that it has at the least: those without a network lead nowhere.
     pub(super) networks: usize,
-    /// Its other devices; a machine that becomes a template has none.
-    pub(super) devices: Option<Devices>,
+    /// Its other devices.
+    pub(super) devices: Devices,
 }
 
 /// Where a machine's memory comes from and what its CPUs do first.
@@ -39,8 +39,6 @@ pub(super) enum Begin {
         memory: i32,
         /// Whether what is written stays in this machine.
         private: bool,
-        /// The state is that of a snapshot.
-        snapshot: bool,
     },
 }
 
@@ -114,9 +112,7 @@ pub(super) fn arguments(
     let (backend, files) = match inherited.begin {
         Begin::Boot(files) => ("memory-backend-memfd,share=on".to_owned(), Some(files)),
         Begin::Template { files, memory } => (memory_file(memory, "on"), Some(files)),
-        Begin::Fork {
-            memory, private, ..
-        } => {
+        Begin::Fork { memory, private } => {
             let share = if private { "off" } else { "on" };
             (memory_file(memory, share), None)
         }
@@ -126,7 +122,7 @@ pub(super) fn arguments(
         Some(files) => {
             let mut line = kernel_command_line(config, accelerator, tsc_khz);
             line.push_str(&slot::kernel_parameters());
-            if inherited.devices.is_none() {
+            if matches!(inherited.begin, Begin::Template { .. }) {
                 line.push(' ');
                 line.push_str(TEMPLATE_PARAMETER);
                 if let Some(disk) = config.new_disk() {
@@ -138,11 +134,11 @@ pub(super) fn arguments(
             list.option("-append", line);
         }
         // The kernel has been in memory since the template was made.
-        None => list.option("-incoming", "defer"),
-    }
-    if matches!(inherited.begin, Begin::Fork { snapshot: true, .. }) {
-        // It holds the devices' state alone, with nothing before it.
-        list.option("-global", "migration.send-configuration=off");
+        None => {
+            list.option("-incoming", "defer");
+            // The state is that of the devices alone, with nothing before it.
+            list.option("-global", "migration.send-configuration=off");
+        }
     }
 
     list.option(
@@ -156,11 +152,8 @@ pub(super) fn arguments(
     );
     list.option("-mon", "chardev=monitor,mode=control");
     add_disks(&mut list, config, &inherited.disks);
-    if let Some(devices) = &inherited.devices {
-        add_devices(&mut list, config, devices, inherited.begin);
-    }
-    let connected = inherited.devices.iter();
-    let connected = connected.map(|devices| devices.networks.len()).sum();
+    add_devices(&mut list, config, &inherited.devices, inherited.begin);
+    let connected = inherited.devices.networks.len();
     for slot in slot::networks().take(inherited.networks).skip(connected) {
         let idle = json!({ "driver": NETWORK, "guest_announce": false, "bus": slot.bus() });
         list.option("-device", idle.to_string());

@@ -13,10 +13,11 @@ use super::freeze;
 use super::machine::{Machine, Parts};
 use super::medium;
 use super::monitor::Monitor;
-use super::share::{self, Attached, Driver};
+use super::share::{self, Attached};
 use super::slot::{self, Slot};
 use super::snapshot::{Devices, Forked};
-use super::{Qemu, file, open};
+use super::sockets::Sockets;
+use super::{Qemu, file, guest, open};
 use crate::template::{DISK, MEMORY, STATE, Template, copy_written};
 use crate::{Error, Result, VmConfig};
 
@@ -28,8 +29,8 @@ enum Memory {
     Copy { template: File, copy: File },
 }
 
-/// Forks a template. The machine runs when this returns; its agent has been told to
-/// go on.
+/// Forks a template, or copies a snapshot. The machine runs when this returns; the agent of
+/// a copy has been told to go on.
 pub(super) async fn fork(qemu: &Qemu, template: &Template, config: &VmConfig) -> Result<Machine> {
     // The file system device maps the memory, which must then be this machine's own. The
     // vsock device can do without.
@@ -48,7 +49,13 @@ pub(super) async fn fork(qemu: &Qemu, template: &Template, config: &VmConfig) ->
         Some(_) => Some(share::files(&template.directory)?),
         None => None,
     };
-    let devices = qemu.devices(config, private, files)?;
+    let sockets = Sockets::read(&template.directory)?;
+    let guest = match &sockets {
+        Some(sockets) => sockets.guest(config),
+        None => guest(config),
+    };
+    let connections = sockets.as_ref().map(Sockets::state).transpose()?;
+    let devices = qemu.devices(config, &guest, private, connections, files)?;
     let mut state_number = 0;
     let expected = known.as_ref().map_or(0, |known| known.interfaces.len());
     let mut parts = qemu.start(config, devices, expected, |descriptors| {
@@ -63,7 +70,6 @@ pub(super) async fn fork(qemu: &Qemu, template: &Template, config: &VmConfig) ->
         Ok(Begin::Fork {
             memory: descriptors.add(memory),
             private,
-            snapshot: known.is_some(),
         })
     })?;
     let memory = match memory {
@@ -82,7 +88,16 @@ pub(super) async fn fork(qemu: &Qemu, template: &Template, config: &VmConfig) ->
     if let (Some(files), Some(_)) = (&mut parts.files, &driver) {
         files.loaded().await?;
     }
-    let resumed = resume(&mut parts, state_number, config, private, driver.as_ref());
+    let resumed = async {
+        resume(&mut parts, state_number, config, private).await?;
+        if let Some(sockets) = &sockets {
+            sockets.tell(&mut parts.monitor).await?;
+        }
+        match &driver {
+            Some(driver) => driver.tell(&mut parts.monitor, slot::SHARE).await,
+            None => Ok(()),
+        }
+    };
     if let Err(error) = resumed.await {
         return Err(freeze::failed(parts.qemu, "continuing from the template", error).await);
     }
@@ -96,19 +111,17 @@ pub(super) async fn fork(qemu: &Qemu, template: &Template, config: &VmConfig) ->
             state: tokio::sync::Mutex::new(files),
         }),
         run_directory: config.run_directory.clone(),
-        cid: config.cid,
-        host_ports: config.host_ports.clone(),
+        guest,
         devices: Devices::of(config, known.as_ref()),
     });
-    let line = match &known {
-        None => slot::wake_up(config),
-        Some(known) => slot::wake_up_again(known.interfaces.len(), config.interfaces.len()),
-    };
-    parts
-        .to_guest
-        .write_all(line.as_bytes())
-        .await
-        .map_err(|_| Error::Ended)?;
+    match &known {
+        None => parts.new_devices = slot::new(config),
+        Some(known) => {
+            let line = slot::wake_up(known.interfaces.len(), config.interfaces.len());
+            let told = parts.to_guest.write_all(line.as_bytes()).await;
+            told.map_err(|_| Error::Ended)?;
+        }
+    }
     Ok(Machine::start(parts))
 }
 
@@ -149,27 +162,20 @@ async fn resume(
     state: i32,
     config: &VmConfig,
     foreign_memory: bool,
-    driver: Option<&Driver>,
 ) -> io::Result<()> {
-    parts
-        .monitor
-        .execute("migrate-set-capabilities", freeze::capabilities())
-        .await?;
+    let monitor = &mut parts.monitor;
+    let arguments = json!({ "uri": format!("fd:{state}") });
+    monitor.execute("migrate-incoming", arguments).await?;
     // QEMU has answered: the address space is its own, no longer that of the jail's program.
     if foreign_memory {
         give_memory(parts).await.map_err(io::Error::other)?;
     }
     let monitor = &mut parts.monitor;
-    let arguments = json!({ "uri": format!("fd:{state}") });
-    monitor.execute("migrate-incoming", arguments).await?;
     monitor.event("RESUME").await?;
     for (slot, device) in vhost_user_devices(config) {
         plug(monitor, slot, device).await?;
     }
-    match driver {
-        Some(driver) => driver.tell(monitor).await,
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 /// Plugs a device into a machine that runs.
@@ -177,4 +183,14 @@ pub(super) async fn plug(monitor: &mut Monitor, slot: Slot, device: Value) -> io
     monitor.execute("qom-set", approve(slot)).await?;
     monitor.execute("device_add", device).await?;
     Ok(())
+}
+
+/// Takes a device and its connection, of the same name, away from a machine, which stands
+/// still: its guest does not learn of it.
+pub(super) async fn unplug(monitor: &mut Monitor, slot: Slot, name: &str) -> io::Result<()> {
+    let device = json!({ "id": name });
+    monitor.execute("qom-set", approve(slot)).await?;
+    monitor.execute("device_del", device.clone()).await?;
+    monitor.deleted(name).await?;
+    monitor.execute("chardev-remove", device).await.map(drop)
 }

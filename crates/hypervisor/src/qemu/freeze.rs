@@ -1,34 +1,38 @@
-//! Making a template: a machine with at most disks boots, its agent waits, and its
-//! memory and state stay in two files.
+//! Making a template: a machine with at most disks boots, its agent calls and is called,
+//! and its memory and state stay in files.
 
 use std::fs::File;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use caisson_protocol::TEMPLATE_READY;
-use serde_json::{Value, json};
+use caisson_protocol::LOG_PORT;
+use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::arguments::{self, Begin, BootFiles, Inherited, Medium};
 use super::console::Console;
 use super::monitor::Monitor;
-use super::{Accelerator, Qemu, boot_files, file, jail, medium, pair};
+use super::snapshot;
+use super::sockets::{self, Sockets};
+use super::{Accelerator, Qemu, boot_files, file, guest, jail, medium, pair};
+use crate::device::{self, Control};
 use crate::process::{Descriptors, Process};
 use crate::template::{FileIdentity, MEMORY, Recipe, STATE};
 use crate::{Error, Result, VmConfig};
 
 /// Changes whenever a template is made or used in another way.
-const RECIPE: u32 = 3;
+const RECIPE: u32 = 4;
 
 /// Most bytes that a guest may say before it is ready.
 const CONSOLE_LIMIT: usize = 1 << 20;
 
+/// Address of a template's guest: the first that is a guest's (virtio 1.2, 5.10.4).
+const GUEST: u64 = 3;
+
 /// What the guest has put off until it is idle is done once, not in each fork.
 const SETTLE: Duration = Duration::from_millis(100);
-
-/// How often QEMU is asked whether its state is written, which takes milliseconds.
-const POLL: Duration = Duration::from_millis(2);
 
 /// What a template for such machines depends on.
 pub(super) fn recipe(qemu: &Qemu, config: &VmConfig) -> Result<Recipe> {
@@ -49,7 +53,7 @@ pub(super) fn recipe(qemu: &Qemu, config: &VmConfig) -> Result<Recipe> {
         },
         disks: vec![Medium::Nothing; model.disks.len()],
         networks: usize::from(config.has_plain_network()),
-        devices: None,
+        devices: devices(0),
     };
     let arguments = arguments::arguments(&model, qemu.accelerator, tsc_khz, &inherited);
     let arguments: Vec<_> = arguments
@@ -89,7 +93,18 @@ fn model(config: &VmConfig) -> VmConfig {
         share: None,
         interfaces: Vec::new(),
         network_namespace: None,
+        host_ports: vec![LOG_PORT],
+        cid: GUEST,
         ..config.clone()
+    }
+}
+
+/// The only device that another process serves.
+fn devices(vsock: i32) -> arguments::Devices {
+    arguments::Devices {
+        vsock,
+        share: None,
+        networks: Vec::new(),
     }
 }
 
@@ -97,16 +112,17 @@ fn model(config: &VmConfig) -> VmConfig {
 pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> Result<()> {
     let networks = usize::from(config.has_plain_network());
     let config = model(config);
-    let make = |name: &str| {
+    let make = |name: &str, read| {
         let path = directory.join(name);
         File::options()
-            .read(true)
+            .read(read)
             .write(true)
             .create_new(true)
             .open(&path)
             .map_err(file(&path))
     };
-    let (memory, state) = (make(MEMORY)?, make(STATE)?);
+    // QEMU takes a descriptor of a state only with the very access that it asks for.
+    let (memory, state) = (make(MEMORY, true)?, make(STATE, false)?);
     jail::share(&memory)?;
     memory
         .set_len(config.memory.next_multiple_of(1 << 20))
@@ -114,6 +130,17 @@ pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> 
 
     let (mut console, qemu_console) = pair()?;
     let (monitor, qemu_monitor) = pair()?;
+    let sockets = sockets::state().map_err(Error::host("cannot make a file"))?;
+    let given = sockets
+        .try_clone()
+        .map_err(Error::host("cannot pass a file on"))?;
+    let (vsock, control) = device::vsock(
+        &qemu.devices_program,
+        &config.run_directory,
+        &guest(&config),
+        false,
+        Some(given),
+    )?;
     let mut descriptors = Descriptors::default();
     let (disks, disk) = medium::template(&config, directory, &mut descriptors)?;
     let inherited = Inherited {
@@ -129,20 +156,33 @@ pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> 
         },
         disks,
         networks,
-        devices: None,
+        devices: devices(descriptors.add(vsock.connection)),
     };
     let arguments = arguments::arguments(&config, qemu.accelerator, qemu.tsc_khz, &inherited);
     let mut process = jail::spawn(qemu, arguments, descriptors, None)?;
     let mut monitor = Monitor::new(monitor);
 
-    if let Err(error) = ready(&mut console).await {
-        return Err(failed(process, "booting a template", error).await);
-    }
+    let connected = tokio::select! {
+        connected = connected(&control) => connected.map_err(io::Error::other),
+        ended = end(&mut console) => Err(ended),
+    };
+    let connections = match connected {
+        Ok(connections) => connections,
+        Err(error) => return Err(failed(process, "booting a template", error).await),
+    };
     tokio::time::sleep(SETTLE).await;
-    if let Err(error) = save(&mut monitor, &state).await {
-        return Err(failed(process, "freezing a template", error).await);
+    let frozen = async {
+        monitor.execute("stop", json!({})).await?;
+        let sockets = Sockets::detach(&config, &mut monitor, &control, &sockets).await?;
+        snapshot::save(&mut monitor, &state).await?;
+        Ok(sockets)
+    };
+    match frozen.await {
+        Ok(sockets) => sockets.write(directory)?,
+        Err(error) => return Err(failed(process, "freezing a template", error).await),
     }
     process.kill().await;
+    drop(connections);
     let files = [Some(memory), Some(state), disk];
     let synchronise = move || files.iter().flatten().try_for_each(File::sync_all);
     tokio::task::spawn_blocking(synchronise)
@@ -152,54 +192,29 @@ pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> 
         .map_err(Error::host("cannot write the template"))
 }
 
-/// Waits until the agent says that it can be frozen.
-async fn ready(console: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
+/// Waits for the agent's call, and calls it.
+async fn connected(control: &Control) -> Result<Vec<UnixStream>> {
+    let (_, log) = control.accept().await?;
+    let mut connections = sockets::connect(control).await?;
+    connections.push(log);
+    Ok(connections)
+}
+
+/// Waits until the guest says no more, which it does not live to do.
+async fn end(console: &mut (impl AsyncRead + Unpin)) -> io::Error {
     let mut said = Vec::new();
     let mut buffer = vec![0; 4096];
     while said.len() < CONSOLE_LIMIT {
-        let read = console.read(&mut buffer).await?;
-        if read == 0 {
-            break;
-        }
-        said.extend_from_slice(&buffer[..read]);
-        let lines = String::from_utf8_lossy(&said);
-        if lines.lines().any(|line| line == TEMPLATE_READY) {
-            return Ok(());
+        match console.read(&mut buffer).await {
+            Ok(read @ 1..) => said.extend_from_slice(&buffer[..read]),
+            Ok(0) => break,
+            Err(error) => return error,
         }
     }
-    Err(io::Error::other(format!(
+    io::Error::other(format!(
         "the guest did not get ready; it said: {}",
         Console::last_words(&said)
-    )))
-}
-
-/// Writes the state of the machine, which stops for that.
-async fn save(monitor: &mut Monitor, state: &File) -> io::Result<()> {
-    monitor
-        .execute("migrate-set-capabilities", capabilities())
-        .await?;
-    monitor
-        .give("state", std::os::fd::AsFd::as_fd(state))
-        .await?;
-    monitor
-        .execute("migrate", json!({ "uri": "fd:state" }))
-        .await?;
-    loop {
-        let progress = monitor.execute("query-migrate", json!({})).await?;
-        match progress["status"].as_str().unwrap_or_default() {
-            "completed" => return Ok(()),
-            "failed" | "cancelled" => {
-                let reason = progress["error-desc"].as_str().unwrap_or("no reason given");
-                return Err(io::Error::other(reason.to_owned()));
-            }
-            _ => tokio::time::sleep(POLL).await,
-        }
-    }
-}
-
-/// Memory that is a file is not part of the state.
-pub(super) fn capabilities() -> Value {
-    json!({ "capabilities": [{ "capability": "x-ignore-shared", "state": true }] })
+    ))
 }
 
 /// Ends QEMU and says why it did not do what it was asked to.
@@ -224,21 +239,13 @@ mod tests {
 
     use super::*;
 
-    async fn said(text: &str) -> io::Result<()> {
-        let (mut guest, mut host) = tokio::net::UnixStream::pair().expect("pair");
-        guest.write_all(text.as_bytes()).await.expect("written");
-        drop(guest);
-        ready(&mut host).await
-    }
-
     #[tokio::test]
-    async fn an_agent_is_ready_when_it_says_so() {
-        said(&format!("noise\r\n{TEMPLATE_READY}\n"))
-            .await
-            .expect("ready");
-        let error = said("Kernel panic - not syncing: \x1b[2Jwhat\r\n")
-            .await
-            .expect_err("not ready");
+    async fn a_guest_that_ends_is_quoted() {
+        let (mut guest, mut host) = tokio::net::UnixStream::pair().expect("pair");
+        let text = b"Kernel panic - not syncing: \x1b[2Jwhat\r\n";
+        guest.write_all(text).await.expect("written");
+        drop(guest);
+        let error = end(&mut host).await;
         assert!(
             error.to_string().ends_with("not syncing: [2Jwhat"),
             "{error}"

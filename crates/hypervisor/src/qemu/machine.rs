@@ -48,6 +48,8 @@ pub(super) struct Parts {
     pub(super) files: Option<State>,
     /// What it takes to make a snapshot; none if there can be none.
     pub(super) forked: Option<Forked>,
+    /// Numbers of devices that the guest has not looked at.
+    pub(super) new_devices: Vec<u32>,
 }
 
 /// What the watcher of a machine is told.
@@ -74,6 +76,7 @@ pub(super) struct Machine {
     /// unplugged, and what the guest writes is lost.
     pub(super) to_guest: Mutex<OwnedWriteHalf>,
     pub(super) forked: Option<Forked>,
+    new_devices: Vec<u32>,
     /// How many snapshots the agent has let go for.
     pub(super) snapshots: Mutex<u64>,
     /// Process id of QEMU.
@@ -111,6 +114,7 @@ impl Machine {
             console: parts.console,
             to_guest: Mutex::new(parts.to_guest),
             forked: parts.forked,
+            new_devices: parts.new_devices,
             snapshots: Mutex::new(0),
             qemu,
             host_ports: parts.host_ports,
@@ -238,6 +242,10 @@ impl RunningVm for Machine {
             }
             tracing::warn!(port, "the vsock device passed a port that nobody asked for");
         }
+    }
+
+    fn new_devices(&self) -> Vec<u32> {
+        self.new_devices.clone()
     }
 
     async fn plug(&self, interface: &NetworkInterface) -> Result<u32> {

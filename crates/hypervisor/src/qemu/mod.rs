@@ -4,6 +4,7 @@
 mod arguments;
 mod console;
 mod disk;
+mod driver;
 mod fork;
 mod freeze;
 mod jail;
@@ -14,6 +15,7 @@ mod monitor;
 mod share;
 mod slot;
 mod snapshot;
+mod sockets;
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -26,7 +28,7 @@ use self::arguments::{Begin, BootFiles, Inherited};
 use self::console::Console;
 use self::machine::{Machine, Parts};
 use self::monitor::Monitor;
-use crate::device::{Control, Device, State};
+use crate::device::{Control, Device, Guest, State};
 use crate::process::Descriptors;
 use crate::template::{Recipe, Template};
 use crate::{
@@ -75,12 +77,10 @@ impl Hypervisor for Qemu {
     async fn boot(&self, config: &VmConfig) -> Result<Box<dyn RunningVm>> {
         self.check(config)?;
         medium::make_new(config, None)?;
-        let parts = self.start(
-            config,
-            self.devices(config, false, None)?,
-            0,
-            |descriptors| Ok(Begin::Boot(boot_files(config, descriptors)?)),
-        )?;
+        let devices = self.devices(config, &guest(config), false, None, None)?;
+        let parts = self.start(config, devices, 0, |descriptors| {
+            Ok(Begin::Boot(boot_files(config, descriptors)?))
+        })?;
         Ok(Box::new(Machine::start(parts)))
     }
 
@@ -123,20 +123,21 @@ impl Qemu {
     }
 
     /// Starts the device processes. With `foreign_memory`, the vsock device waits
-    /// for a descriptor of the machine's memory. The file system device goes on with what
-    /// another knew.
+    /// for a descriptor of the machine's memory. They go on with what others knew.
     fn devices(
         &self,
         config: &VmConfig,
+        guest: &Guest,
         foreign_memory: bool,
+        sockets: Option<File>,
         files: Option<File>,
     ) -> Result<DeviceProcesses> {
         let (vsock, control) = device::vsock(
             &self.devices_program,
             &config.run_directory,
-            config.cid,
-            &config.host_ports,
+            guest,
             foreign_memory,
+            sockets,
         )?;
         let share = config
             .share
@@ -178,11 +179,11 @@ impl Qemu {
             begin: begin(&mut descriptors)?,
             disks: medium::all(config, &mut descriptors)?,
             networks: expected_networks,
-            devices: Some(arguments::Devices {
+            devices: arguments::Devices {
                 vsock: descriptors.add(devices.vsock.connection),
                 share: share_connection.map(|connection| descriptors.add(connection)),
                 networks: networks(config, &mut descriptors)?,
-            }),
+            },
         };
         let arguments = arguments::arguments(config, self.accelerator, self.tsc_khz, &inherited);
         let namespace = config.network_namespace.clone();
@@ -205,7 +206,16 @@ impl Qemu {
             host_ports: config.host_ports.clone(),
             files,
             forked: None,
+            new_devices: Vec::new(),
         })
+    }
+}
+
+/// Who the socket device of a machine serves.
+fn guest(config: &VmConfig) -> Guest {
+    Guest {
+        cid: config.cid,
+        host_ports: config.host_ports.clone(),
     }
 }
 

@@ -87,23 +87,30 @@ impl Monitor {
         self.execute("chardev-add", chardev).await.map(drop)
     }
 
-    /// Writes to an address of the machine, as a CPU would.
-    pub(super) async fn write(&mut self, address: u64, value: u32) -> io::Result<()> {
+    /// Writes values to addresses of the machine, as a CPU would.
+    pub(super) async fn write(&mut self, writes: &[(u64, u32)]) -> io::Result<()> {
         if self.door.is_none() {
             self.door = Some(self.open_door().await?);
         }
         let Some(door) = &mut self.door else {
             return Err(io::ErrorKind::NotConnected.into());
         };
-        // A line each way (`softmmu/qtest.c`).
-        let line = format!("writel {address:#x} {value:#x}\n");
-        door.get_mut().write_all(line.as_bytes()).await?;
-        let mut answer = String::new();
-        door.take(64).read_line(&mut answer).await?;
-        match answer.trim() {
-            "OK" => Ok(()),
-            other => Err(io::Error::other(format!("{line:?} was answered {other:?}"))),
+        // A line each way (`softmmu/qtest.c`). They fit into the socket, so that QEMU
+        // need not be waited for after each.
+        let lines: String = writes
+            .iter()
+            .map(|(address, value)| format!("writel {address:#x} {value:#x}\n"))
+            .collect();
+        door.get_mut().write_all(lines.as_bytes()).await?;
+        for line in lines.lines() {
+            let mut answer = String::new();
+            (&mut *door).take(64).read_line(&mut answer).await?;
+            if answer.trim() != "OK" {
+                let message = format!("{line:?} was answered {answer:?}");
+                return Err(io::Error::other(message));
+            }
         }
+        Ok(())
     }
 
     /// There is one for each QEMU, for good: 7.2 answers a second one through the first.

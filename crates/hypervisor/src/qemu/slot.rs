@@ -146,9 +146,9 @@ pub(super) fn kernel_parameters() -> String {
     line
 }
 
-/// What wakes a fork: the numbers of those of its devices among [`all`] that its template
-/// has not.
-pub(super) fn wake_up(config: &VmConfig) -> String {
+/// The numbers of those of a fork's devices that its template has not, for its guest to
+/// look at.
+pub(super) fn new(config: &VmConfig) -> Vec<u32> {
     let new_disks = match config.new_disk() {
         Some(_) => 0,
         None => config.disks.len(),
@@ -158,7 +158,6 @@ pub(super) fn wake_up(config: &VmConfig) -> String {
         false => config.interfaces.len(),
     };
     numbers(|slot| match slot {
-        VSOCK => true,
         SHARE => config.share.is_some(),
         other => disks()
             .take(new_disks)
@@ -169,29 +168,25 @@ pub(super) fn wake_up(config: &VmConfig) -> String {
 
 /// What wakes a copy of a snapshot, and the machine itself that goes on: the devices that
 /// its guest does not know yet. It had `known` network interfaces.
-pub(super) fn wake_up_again(known: usize, interfaces: usize) -> String {
-    numbers(|slot| {
+pub(super) fn wake_up(known: usize, interfaces: usize) -> String {
+    let numbers = numbers(|slot| {
         slot == VSOCK
             || networks()
                 .take(interfaces)
                 .skip(known)
                 .any(|taken| taken == slot)
-    })
+    });
+    let numbers: Vec<_> = numbers.iter().map(u32::to_string).collect();
+    numbers.join(" ") + "\n"
 }
 
-fn numbers(used: impl Fn(Slot) -> bool) -> String {
-    let numbers: Vec<_> = all()
-        .zip(0..)
-        .filter(|(slot, _)| used(*slot))
-        .map(|(_, number): (_, u8)| number.to_string())
-        .collect();
-    numbers.join(" ") + "\n"
+fn numbers(used: impl Fn(Slot) -> bool) -> Vec<u32> {
+    let numbers = all().zip(0..).filter(|(slot, _)| used(*slot));
+    numbers.map(|(_, number)| number).collect()
 }
 
 #[cfg(test)]
 pub(super) mod tests {
-    use caisson_protocol::WAKE_UP_LIMIT;
-
     use std::sync::Arc;
 
     use super::*;
@@ -224,34 +219,32 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_fork_is_woken_with_its_devices() {
-        assert_eq!(wake_up(&config(2, false)), "0 2 3\n");
-        let most = wake_up(&config(5, true));
-        assert_eq!(most, "0 1 2 3 4 5 6\n");
-        assert!(most.len() <= WAKE_UP_LIMIT);
+    fn a_fork_is_told_of_its_devices() {
+        assert_eq!(new(&config(2, false)), [2, 3]);
+        assert_eq!(new(&config(5, true)), [1, 2, 3, 4, 5, 6]);
     }
 
     #[test]
     fn disks_of_the_template_are_not_named() {
         let mut config = config(2, false);
         config.disks[1].read_only = false;
-        assert_eq!(wake_up(&config), "0 2 3\n");
+        assert_eq!(new(&config), [2, 3]);
         config.disks[1].new = Some("/empty".into());
-        assert_eq!(wake_up(&config), "0\n");
+        assert!(new(&config).is_empty());
         config.interfaces = vec![interface()];
-        assert_eq!(wake_up(&config), "0\n", "nor is one interface");
+        assert!(new(&config).is_empty(), "nor is one interface");
         config.interfaces.push(interface());
-        assert_eq!(wake_up(&config), "0 5 6\n");
+        assert_eq!(new(&config), [5, 6]);
         config.interfaces.clear();
         config.disks[0].read_only = false;
-        assert_eq!(wake_up(&config), "0 2 3\n", "not all are new");
+        assert_eq!(new(&config), [2, 3], "not all are new");
     }
 
     #[test]
     fn interfaces_and_disks_have_slots_of_their_own() {
         let mut config = config(2, false);
         config.interfaces = vec![interface(), interface()];
-        assert_eq!(wake_up(&config), "0 2 3 5 6\n");
+        assert_eq!(new(&config), [2, 3, 5, 6]);
         config.interfaces.push(interface());
         assert!(check(&config).is_ok());
         config.interfaces.push(interface());
@@ -290,9 +283,9 @@ pub(super) mod tests {
 
     #[test]
     fn a_copy_is_woken_with_what_is_new() {
-        assert_eq!(wake_up_again(1, 1), "0\n");
-        assert_eq!(wake_up_again(1, 0), "0\n");
-        assert_eq!(wake_up_again(0, 2), "0 5 6\n");
+        assert_eq!(wake_up(1, 1), "0\n");
+        assert_eq!(wake_up(1, 0), "0\n");
+        assert_eq!(wake_up(0, 2), "0 5 6\n");
     }
 
     #[test]

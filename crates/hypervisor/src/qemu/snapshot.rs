@@ -20,11 +20,12 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
 use super::arguments::{VSOCK, vsock_device};
+use super::driver::Driver;
 use super::machine::Machine;
 use super::monitor::Monitor;
-use super::share::{self, Attached, Driver};
+use super::share::{self, Attached};
 use super::{Qemu, file, fork, jail, memory, slot};
-use crate::device::{self, Device};
+use crate::device::{self, Device, Guest};
 use crate::template::{MEMORY, STATE, copy_written};
 use crate::{Error, NetworkBackend, Result, VmConfig, WhileStill};
 
@@ -48,8 +49,7 @@ pub(super) struct Forked {
     pub(super) is_private: bool,
     pub(super) share: Option<Attached>,
     pub(super) run_directory: PathBuf,
-    pub(super) cid: u64,
-    pub(super) host_ports: Vec<u32>,
+    pub(super) guest: Guest,
     pub(super) devices: Devices,
 }
 
@@ -194,7 +194,7 @@ pub(super) async fn snapshot(machine: &Machine, directory: &Path, still: WhileSt
         .to_guest
         .lock()
         .await
-        .write_all(slot::wake_up_again(0, 0).as_bytes())
+        .write_all(slot::wake_up(0, 0).as_bytes())
         .await
         .map_err(|_| Error::Ended)?;
     let files = written?;
@@ -278,7 +278,7 @@ async fn write(
 
 /// Has QEMU write the state of all but the memory. A copy will run, though this machine
 /// stands still: `xen-save-devices-state` notes it so.
-async fn save(monitor: &mut Monitor, state: &File) -> io::Result<()> {
+pub(super) async fn save(monitor: &mut Monitor, state: &File) -> io::Result<()> {
     let set = json!({ "fdset-id": STATE_SET });
     monitor.pass("add-fd", set.clone(), state.as_fd()).await?;
     let arguments = json!({ "filename": format!("/dev/fdset/{STATE_SET}"), "live": false });
@@ -298,9 +298,9 @@ async fn plug(machine: &Machine, forked: &Forked, monitor: &mut Monitor) -> Resu
     ) = device::vsock(
         &forked.qemu.devices_program,
         &forked.run_directory,
-        forked.cid,
-        &forked.host_ports,
+        &forked.guest,
         forked.is_private,
+        None,
     )?;
     if forked.is_private {
         control

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::recipe::{FileIdentity, Recipe, hexadecimal};
-use super::{DISK, MEMORY, STATE};
+use super::{DISK, MEMORY, SOCKETS, STATE};
 
 /// Name of the file that holds it: a template without one is not complete.
 const FILE: &str = "template.json";
@@ -32,7 +32,7 @@ pub struct Description {
     /// Identity of the disk's file, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mounted_disk: Option<String>,
-    /// SHA-256 of the state.
+    /// SHA-256 of the state, with the connections after it.
     state_sha256: String,
 }
 
@@ -54,7 +54,7 @@ impl Description {
             disk: files.iter().map(disk_blocks).sum::<u64>() * 512,
             memory: FileIdentity::of(&memory)?.to_string(),
             mounted_disk: identity(&disk)?,
-            state_sha256: hexadecimal(&fs::read(state)?),
+            state_sha256: checksum(directory)?,
         })
     }
 
@@ -84,7 +84,7 @@ impl Description {
             move |error: io::Error| format!("{name}: {error}")
         };
         let memory = FileIdentity::of(&directory.join(MEMORY)).map_err(failed(MEMORY))?;
-        let state = fs::read(directory.join(STATE)).map_err(failed(STATE))?;
+        let state = checksum(directory).map_err(failed(STATE))?;
         let disk = identity(&directory.join(DISK)).map_err(failed(DISK))?;
         let wrong = [
             (self.key != key, "it is of another recipe"),
@@ -96,16 +96,24 @@ impl Description {
                 disk != self.mounted_disk,
                 "the disk is not what was written",
             ),
-            (
-                hexadecimal(&state) != self.state_sha256,
-                "the state has another checksum",
-            ),
+            (state != self.state_sha256, "the state has another checksum"),
         ];
         match wrong.iter().find(|(is, _)| *is) {
             Some((_, what)) => Err((*what).to_owned()),
             None => Ok(()),
         }
     }
+}
+
+/// SHA-256 of what is read at each start.
+fn checksum(directory: &Path) -> io::Result<String> {
+    let mut state = fs::read(directory.join(STATE))?;
+    match fs::read(directory.join(SOCKETS)) {
+        Ok(sockets) => state.extend(sockets),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    Ok(hexadecimal(&state))
 }
 
 /// Identity of a file, if it is there.

@@ -25,6 +25,9 @@ pub(crate) const STATE: &str = "state";
 /// Name of the file with the disk that the guest has mounted, if it has.
 pub(crate) const DISK: &str = "disk";
 
+/// Name of the file with the guest's connections to the host, of a template.
+pub(crate) const SOCKETS: &str = "sockets.json";
+
 /// Smallest memory of a machine that is forked.
 const LEAST_MEMORY: u64 = 256 << 20;
 

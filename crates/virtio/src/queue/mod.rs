@@ -73,6 +73,16 @@ impl Layout {
         Ok(())
     }
 
+    /// How many chains have been given back, wrapping. Nobody but a device writes it, so
+    /// that it is where the last one left it.
+    ///
+    /// # Errors
+    /// [`Error::Ring`] and [`Error::OutsideMemory`] for a layout that is not allowed.
+    pub fn used_index(&self, memory: &dyn GuestMemory) -> Result<u16> {
+        self.check(memory)?;
+        memory.load_u16(self.used + 2)
+    }
+
     fn used_event(&self) -> u64 {
         self.available + RING_HEADER + AVAILABLE_LEN as u64 * u64::from(self.size)
     }
@@ -117,9 +127,7 @@ impl Queue {
         next_available: u16,
         event_index: bool,
     ) -> Result<Self> {
-        layout.check(memory)?;
-        // Nobody but a device writes it, so it is where the last one left it.
-        let next_used = memory.load_u16(layout.used + 2)?;
+        let next_used = layout.used_index(memory)?;
         Ok(Self {
             layout,
             event_index,

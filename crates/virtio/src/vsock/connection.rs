@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use rustix::event::epoll::EventFlags;
 
+use super::handover::Standing;
 use super::packet::{Header, Operation, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
 use super::stream::{HostStream, Received, Sent};
 
@@ -120,6 +121,38 @@ impl Connection {
         let mut connection = Self::new(Phase::Open { answer: true }, stream, buf_alloc);
         connection.learn_credit(request);
         connection
+    }
+
+    /// A connection of which the guest knows, and that another device had before.
+    pub fn taken_over(known: &Standing, stream: HostStream) -> Self {
+        Self {
+            guest_initiated: known.guest_initiated,
+            fwd_cnt: known.fwd_cnt,
+            told_fwd_cnt: known.fwd_cnt,
+            tx_cnt: known.tx_cnt,
+            peer_buf_alloc: known.peer_buf_alloc,
+            peer_fwd_cnt: known.peer_fwd_cnt,
+            ..Self::new(Phase::Open { answer: false }, stream, known.buf_alloc)
+        }
+    }
+
+    /// What another device needs to go on with it; none if something is under way.
+    pub fn standing(&self, host_port: u32, guest_port: u32) -> Option<Standing> {
+        let is_at_rest = self.phase == Phase::Open { answer: false }
+            && self.backlog.is_empty()
+            && !self.credit_asked
+            && self.guest_shutdown == 0
+            && self.host_shutdown == 0;
+        is_at_rest.then_some(Standing {
+            host_port,
+            guest_port,
+            guest_initiated: self.guest_initiated,
+            buf_alloc: self.buf_alloc,
+            fwd_cnt: self.fwd_cnt,
+            tx_cnt: self.tx_cnt,
+            peer_buf_alloc: self.peer_buf_alloc,
+            peer_fwd_cnt: self.peer_fwd_cnt,
+        })
     }
 
     /// Bytes held for the host.

@@ -11,6 +11,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tracing::debug;
 
 use super::connection::{Connection, MAX_PAYLOAD, Notice};
+use super::handover::Standing;
 use super::packet::{Header, Operation};
 use super::stream::HostStream;
 use super::{MAX_CONNECTIONS, MAX_GUEST_CONNECTIONS};
@@ -88,13 +89,16 @@ impl Key {
 pub struct Vsock<H> {
     pub(super) guest_cid: u64,
     host_ports: Vec<u32>,
-    host: H,
+    pub(super) host: H,
     epoll: OwnedFd,
     wake: OwnedFd,
     pub(super) connections: HashMap<Key, Connection>,
     /// Connections that may have a packet for the guest, each at most once, served
     /// in turn.
     pub(super) ready: VecDeque<Key>,
+    /// Connections that the guest has from another device's time, until the host asks for
+    /// one to their port.
+    pub(super) idle: Vec<Standing>,
     /// `RST`s for packets that belong to no connection.
     pub(super) replies: VecDeque<Header>,
     next_port: u32,
@@ -135,6 +139,7 @@ impl<H: Host> Vsock<H> {
             wake,
             connections: HashMap::new(),
             ready: VecDeque::new(),
+            idle: Vec::new(),
             replies: VecDeque::new(),
             next_port: FIRST_EPHEMERAL_PORT,
             budget: BUDGET,
@@ -167,6 +172,9 @@ impl<H: Host> Vsock<H> {
     /// comes through [`Host`], when the guest's driver is up. [`Vsock::process`] has
     /// to follow.
     pub fn connect(&mut self, id: u64, port: u32, stream: OwnedFd) {
+        if let Some(known) = self.take_idle(port) {
+            return self.go_on(id, &known, stream);
+        }
         let Some(key) = self.free_key(port) else {
             return self.host.refused(id);
         };
@@ -181,6 +189,7 @@ impl<H: Host> Vsock<H> {
     /// Forgets everything the guest knew: the driver was reset. Requests that it has
     /// not seen wait for the next one.
     pub fn reset(&mut self) {
+        self.idle.clear();
         self.replies.clear();
         let (host, scratch) = (&mut self.host, &mut self.scratch);
         self.connections.retain(|_, connection| {
@@ -299,7 +308,7 @@ impl<H: Host> Vsock<H> {
         }
     }
 
-    fn insert(
+    pub(super) fn insert(
         &mut self,
         key: Key,
         socket: OwnedFd,
@@ -339,7 +348,9 @@ impl<H: Host> Vsock<H> {
                 next => next,
             };
             let key = Key { host, guest };
-            if !self.connections.contains_key(&key) && !self.host_ports.contains(&host) {
+            let is_idle = self.idle.iter().any(|known| known.key() == key);
+            if !self.connections.contains_key(&key) && !is_idle && !self.host_ports.contains(&host)
+            {
                 return Some(key);
             }
         }

@@ -20,6 +20,7 @@
 
 mod connection;
 mod device;
+mod handover;
 mod packet;
 mod rings;
 mod stream;
@@ -28,6 +29,7 @@ mod tests;
 
 pub use connection::MAX_PAYLOAD;
 pub use device::{Host, Signals, Vsock};
+pub use handover::Standing;
 pub use packet::{Header, Operation, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, TYPE_STREAM};
 
 /// Index of the queue with the driver's receive buffers (virtio 1.2, 5.10.2).

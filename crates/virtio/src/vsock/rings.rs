@@ -105,6 +105,8 @@ impl<H: Host> Vsock<H> {
             host: header.dst_port,
             guest: header.src_port,
         };
+        // An idle connection of which the guest says something is no longer what was noted.
+        self.idle.retain(|known| known.key() != key);
         let notice = match self.connections.get_mut(&key) {
             Some(connection) if !connection.is_draining() => {
                 connection.receive(&header, payload, &mut self.scratch)

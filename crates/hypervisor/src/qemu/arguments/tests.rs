@@ -27,6 +27,8 @@ const FILES: BootFiles = BootFiles {
     initramfs: 9,
 };
 
+const HOTPLUG_DEVICE: &str = "virtio-scsi-device,id=hotplug,bus=virtio-mmio-bus.3";
+
 fn inherited(begin: Begin) -> Inherited {
     Inherited {
         console: 3,
@@ -34,11 +36,11 @@ fn inherited(begin: Begin) -> Inherited {
         begin,
         disks: vec![Medium::File(7)],
         networks: 0,
-        devices: Some(Devices {
+        devices: Devices {
             vsock: 5,
             share: Some(6),
             networks: Vec::new(),
-        }),
+        },
     }
 }
 
@@ -89,17 +91,21 @@ fn guests_on_kvm_run_no_guests() {
 }
 
 #[test]
-fn a_template_has_every_slot_and_no_device() {
+fn a_template_has_every_slot_and_is_connected_to() {
     let template = Inherited {
         disks: Vec::new(),
-        devices: None,
         ..inherited(Begin::Template {
             files: FILES,
             memory: 10,
         })
     };
-    let arguments = arguments(&config(), Accelerator::Tcg, 2_000_000, &template);
-    assert_eq!(values(&arguments, "-device"), [""; 0]);
+    let config = VmConfig {
+        share: None,
+        ..config()
+    };
+    let arguments = arguments(&config, Accelerator::Tcg, 2_000_000, &template);
+    let devices = values(&arguments, "-device");
+    assert_eq!(devices, [HOTPLUG_DEVICE, &vsock_device().to_string()]);
     let line = &values(&arguments, "-append")[0];
     assert!(line.contains(" virtio_mmio.device=512@0xfeb00e00:12 "));
     assert!(line.ends_with(" caisson.template"));
@@ -109,7 +115,10 @@ fn a_template_has_every_slot_and_no_device() {
 
 #[test]
 fn a_template_may_have_disks_in_which_nothing_of_a_workload_is() {
-    let mut config = config();
+    let mut config = VmConfig {
+        share: None,
+        ..config()
+    };
     config.disks.push(Disk {
         path: "/scratch".into(),
         serial: "scratch".to_owned(),
@@ -119,7 +128,6 @@ fn a_template_may_have_disks_in_which_nothing_of_a_workload_is() {
     let template = Inherited {
         disks: vec![Medium::Nothing, Medium::File(7)],
         networks: 1,
-        devices: None,
         ..inherited(Begin::Template {
             files: FILES,
             memory: 10,
@@ -129,12 +137,14 @@ fn a_template_may_have_disks_in_which_nothing_of_a_workload_is() {
     let devices = values(&arguments, "-device");
     let devices: Vec<Value> = devices
         .iter()
+        .filter(|device| *device != HOTPLUG_DEVICE)
         .map(|device| serde_json::from_str(device).expect("JSON"))
         .collect();
     let slots = slot::disks().zip(["image", "scratch"]).enumerate();
     let mut expected: Vec<_> = slots
         .map(|(number, (slot, serial))| disk_device(number, serial, slot))
         .collect();
+    expected.push(vsock_device());
     let network = slot::networks().next().expect("a slot");
     expected.push(json!({
         "driver": NETWORK, "guest_announce": false, "bus": network.bus(),
@@ -154,12 +164,9 @@ fn a_copy_of_a_snapshot_has_the_interfaces_that_its_state_has() {
         ..inherited(Begin::Fork {
             memory: 10,
             private: true,
-            snapshot: true,
         })
     };
     let arguments = arguments(&config(), Accelerator::Tcg, 2_000_000, &copy);
-    let without = ["migration.send-configuration=off"];
-    assert_eq!(values(&arguments, "-global"), without);
     let devices = values(&arguments, "-device");
     let idle = json!({
         "driver": NETWORK,
@@ -175,7 +182,6 @@ fn a_fork_has_its_devices_where_the_template_expects_them() {
     let fork = inherited(Begin::Fork {
         memory: 10,
         private: true,
-        snapshot: false,
     });
     let arguments = arguments(&config(), Accelerator::Tcg, 2_000_000, &fork);
     assert_eq!(values(&arguments, "-kernel"), [""; 0]);
@@ -184,14 +190,9 @@ fn a_fork_has_its_devices_where_the_template_expects_them() {
     let devices = values(&arguments, "-device");
     let disk = disk_device(0, "image", slot::disks().next().expect("a slot"));
     assert_eq!(disk["bus"], "virtio-mmio-bus.5");
-    assert_eq!(
-        devices,
-        [
-            &disk.to_string(),
-            "virtio-scsi-device,id=hotplug,bus=virtio-mmio-bus.3"
-        ]
-    );
-    assert_eq!(values(&arguments, "-global"), [""; 0]);
+    assert_eq!(devices, [&disk.to_string(), HOTPLUG_DEVICE]);
+    let without = ["migration.send-configuration=off"];
+    assert_eq!(values(&arguments, "-global"), without);
     let later = vhost_user_devices(&config());
     let buses: Vec<_> = later.iter().map(|(slot, _)| slot.bus()).collect();
     assert_eq!(buses, ["virtio-mmio-bus.7", "virtio-mmio-bus.6"]);

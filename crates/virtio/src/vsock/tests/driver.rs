@@ -366,6 +366,18 @@ impl Machine {
         assert_eq!(port, HOST_PORT);
         stream
     }
+
+    /// Opens a connection to a port of the guest, under this number.
+    pub fn open_from_host(&mut self, id: u64, guest: u32) -> UnixStream {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        self.device.connect(id, guest, theirs.into());
+        let packets = self.drain();
+        assert_eq!(operations(&packets), [Operation::Request]);
+        let response = self.header(guest, packets[0].0.src_port, Operation::Response);
+        self.send(response, &[]);
+        assert_eq!(self.device.host_mut().connected.pop(), Some(id));
+        ours
+    }
 }
 
 /// The operations of these packets.
