@@ -1,19 +1,19 @@
 //! The agent's vsock ports.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use caisson_protocol::{AGENT_PORT, STREAM_PORT, agent_ttrpc};
 use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
 
 use crate::cgroup::{self, Cgroup};
+use crate::container::Spare;
 use crate::disks::Disks;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::reaper::Reaper;
 use crate::server::Server;
 use crate::streams::Streams;
-use crate::{device, network, rehearsal, template};
+use crate::{device, network, template};
 
 /// Serves the host until something that cannot fail does.
 pub async fn serve(started_ns: i64) -> Result<()> {
@@ -25,12 +25,14 @@ pub async fn serve(started_ns: i64) -> Result<()> {
         .map_err(Error::system("listen on the stream port"))?;
     let host = Arc::new(Host::default());
     let disks = Arc::new(Disks::default());
+    let spare = Arc::new(Spare::default());
     let service = agent_ttrpc::create_agent(Arc::new(Server::new(
         Arc::clone(&streams),
-        reaper,
+        Arc::clone(&reaper),
         started_ns,
         Arc::clone(&host),
         Arc::clone(&disks),
+        Arc::clone(&spare),
     )));
     let mut server = ttrpc::asynchronous::Server::new()
         .bind(&format!("vsock://{VMADDR_CID_ANY}:{AGENT_PORT}"))
@@ -47,7 +49,7 @@ pub async fn serve(started_ns: i64) -> Result<()> {
         cgroup::prepare_device_rules()?;
         network::prepare()?;
         disks.prepare(wanted.new_disk.as_deref())?;
-        rehearsal::make_child(cgroup.open()?.as_fd())?;
+        spare.prepare(&cgroup, &reaper).await?;
         device::prepare_to_bind()?;
     }
     // All ports listen: this connection is how the host learns that. In a template it is

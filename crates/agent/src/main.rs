@@ -19,7 +19,6 @@ mod log;
 mod network;
 mod process_list;
 mod reaper;
-mod rehearsal;
 mod relay;
 mod resolver;
 mod server;

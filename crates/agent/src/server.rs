@@ -19,7 +19,7 @@ use ttrpc::r#async::TtrpcContext;
 
 use crate::boot::{self, monotonic_ns};
 use crate::child::{CopyIn, CopyOut, TerminalSize};
-use crate::container::{self, Container};
+use crate::container::{self, Container, Spare};
 use crate::disks::Disks;
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -43,6 +43,7 @@ pub struct Server {
     ready_ns: i64,
     host: Arc<Host>,
     disks: Arc<Disks>,
+    spare: Arc<Spare>,
     containers: Mutex<HashMap<String, Arc<Container>>>,
 }
 
@@ -54,10 +55,12 @@ impl Server {
         started_ns: i64,
         host: Arc<Host>,
         disks: Arc<Disks>,
+        spare: Arc<Spare>,
     ) -> Self {
         Self {
             host,
             disks,
+            spare,
             streams,
             reaper,
             started_ns,
@@ -139,8 +142,14 @@ impl Agent for Server {
         request: CreateContainerRequest,
     ) -> ttrpc::Result<CreateContainerResponse> {
         self.free(&request.id)?;
-        let container =
-            Container::create(&request, &self.disks, &self.streams, &self.reaper).await?;
+        let container = Container::create(
+            &request,
+            &self.disks,
+            &self.streams,
+            &self.spare,
+            &self.reaper,
+        )
+        .await?;
         let pid = container.process("")?.pid();
         self.containers().insert(request.id, Arc::new(container));
         Ok(CreateContainerResponse {

@@ -26,7 +26,7 @@ pub use program::{Program, StandardStreams, nothing};
 pub use renewal::{HOOK, Renewal};
 pub use report::{Report, Reporter, Reports};
 pub use terminal::Size as TerminalSize;
-pub use view::View;
+pub use view::{PremadeMounts, View};
 
 use crate::error::{Error, Result};
 
@@ -58,6 +58,27 @@ pub fn spawn(
     cgroup: Option<BorrowedFd<'_>>,
     work: impl FnOnce(&Reporter) -> Result<Infallible>,
 ) -> Result<Child> {
+    // Our copy of its end of the connection is closed: only then does the child's close it.
+    start(namespaces, 0, cgroup, work).map(|(child, _)| child)
+}
+
+/// As [`spawn`], with one table of descriptors for both processes: it can be told of one that
+/// is opened later. Its end of the connection has to stay open until it has a table of its
+/// own.
+pub fn spawn_sharing(
+    namespaces: Namespaces<'_>,
+    cgroup: Option<BorrowedFd<'_>>,
+    work: impl FnOnce(&Reporter) -> Result<Infallible>,
+) -> Result<(Child, Reporter)> {
+    start(namespaces, libc::CLONE_FILES as u64, cgroup, work)
+}
+
+fn start(
+    namespaces: Namespaces<'_>,
+    shared: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    work: impl FnOnce(&Reporter) -> Result<Infallible>,
+) -> Result<(Child, Reporter)> {
     let (ours, theirs) = UnixStream::pair().map_err(Error::system("make a socket pair"))?;
     let reporter = Reporter::new(theirs);
     let reports = Reports::new(ours)?;
@@ -69,15 +90,16 @@ pub fn spawn(
     // in it asks for blocking tasks), so no lock is held by a thread that is missing
     // in the child; and the child leaves by `execve` or `_exit`, so that nothing of
     // the agent's is run or dropped twice.
-    let cloned = unsafe { clone::clone(flags, cgroup) };
+    let cloned = unsafe { clone::clone(flags | shared, cgroup) };
     match cloned.map_err(Error::system("make a process"))? {
         clone::Cloned::Parent { pid, pidfd } => {
             drop(entered);
-            Ok(Child {
+            let child = Child {
                 pid,
                 pidfd,
                 reports,
-            })
+            };
+            Ok((child, reporter))
         }
         clone::Cloned::Child => {
             let Err(error) = work(&reporter);

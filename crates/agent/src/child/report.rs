@@ -48,7 +48,12 @@ impl Reporter {
             .map_err(Error::system("wait for the agent"))
     }
 
-    /// A result, for a child that is no program.
+    /// The connection, for a child that is told something.
+    pub fn stream(&self) -> impl Read + '_ {
+        &self.0
+    }
+
+    /// A result, for a child that is no program or none yet.
     pub fn done(&self, text: &str) -> Result<()> {
         self.send(READY, text, None)
             .map_err(Error::system("report to the agent"))
@@ -143,6 +148,17 @@ impl Reports {
             NOT_EXECUTABLE => Err(Error::ProgramNotExecutable(text)),
             _ => Err(Error::Child(text)),
         }
+    }
+
+    /// Tells a child something, with its length before it (u32, little endian).
+    pub async fn tell(&mut self, message: &[u8]) -> Result<()> {
+        let length = u32::try_from(message.len())
+            .map_err(|_| Error::Invalid("a message is too long".to_owned()))?;
+        let told = async {
+            self.0.write_all(&length.to_le_bytes()).await?;
+            self.0.write_all(message).await
+        };
+        told.await.map_err(Error::system("tell a child"))
     }
 
     /// Lets the child become its program.

@@ -1,8 +1,10 @@
 //! Containers: their files, their cgroup and their processes.
 
+mod first;
 mod freeze;
 mod process;
 mod rootfs;
+mod spare;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -12,19 +14,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use caisson_protocol::agent::{CreateContainerRequest, ExecRequest};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
-use rustix::thread::UnshareFlags;
 
 use crate::boot::realtime_ns;
 use crate::cgroup::Cgroup;
-use crate::child::{self, Child, Namespaces, Program, Report, Reporter, Reports, View};
+use crate::child::{
+    self, Child, Namespaces, PremadeMounts, Program, Report, Reporter, Reports, StandardStreams,
+};
 use crate::disks::Disks;
 use crate::error::{Error, Result};
 use crate::reaper::{self, Exit, ExitWatch, Reaper};
 use crate::stdio::{self, Connections};
 use crate::streams::Streams;
 
+use first::First;
 pub use process::Process;
 use rootfs::Rootfs;
+pub use spare::Spare;
+use spare::{Waiting, Wanted};
 
 /// How long a process that has ended can still be waited for: whoever asks may have been
 /// on the way when it ended. Nanoseconds.
@@ -49,6 +55,8 @@ struct Running {
     execs: Mutex<HashMap<String, Arc<Process>>>,
     /// The system call filter of its processes.
     filter: Vec<u8>,
+    /// Its first process is the one that waited for it.
+    was_spare: bool,
 }
 
 impl Container {
@@ -72,10 +80,11 @@ impl Container {
         request: &CreateContainerRequest,
         disks: &Disks,
         streams: &Streams,
+        spare: &Spare,
         reaper: &Reaper,
     ) -> Result<Self> {
         let mut container = Self::mount(request, disks)?;
-        match container.prepare(request, streams, reaper).await {
+        match container.prepare(request, streams, spare, reaper).await {
             Ok(running) => {
                 container.running = Some(running);
                 Ok(container)
@@ -91,16 +100,13 @@ impl Container {
         &self,
         request: &CreateContainerRequest,
         streams: &Streams,
+        spare: &Spare,
         reaper: &Reaper,
     ) -> Result<Running> {
         let (connections, standard) = stdio::connect(streams, &request.stdio).await?;
-        let process = self
-            .spec
-            .process()
-            .clone()
-            .ok_or_else(|| Error::Invalid("the specification has no process".to_owned()))?;
-        let program = Program::new(process, &request.seccomp_bpf, standard)?.first(request.init);
         let namespaces = new_namespaces(&self.spec)?;
+        let spare = spare.take(namespaces).await?;
+        let was_spare = spare.is_some();
         let resources = self
             .spec
             .linux()
@@ -108,11 +114,15 @@ impl Container {
             .and_then(|linux| linux.resources().as_ref());
         let cgroup = Cgroup::create(&request.id, resources)?;
         let started = async {
+            if let Some(spare) = spare {
+                return self.take_spare(spare, request, standard, connections).await;
+            }
+            let program = program(&self.spec, request, standard)?;
             let directory = cgroup.open()?;
             let child = child::spawn(
                 Namespaces::New(namespaces),
                 Some(directory.as_fd()),
-                |reporter| self.become_first(&program, reporter),
+                |reporter| self.in_view(|first| first.execute(&program, reporter)),
             )?;
             let exit = reaper.expect(child.pid);
             // Its ends of the pipes are its own: ours would keep them open.
@@ -126,6 +136,7 @@ impl Container {
                 waiting: tokio::sync::Mutex::new(Some(reports)),
                 execs: Mutex::default(),
                 filter: request.seccomp_bpf.clone(),
+                was_spare,
             }),
             Err(error) => {
                 if let Err(left) = cgroup.remove().await {
@@ -136,46 +147,51 @@ impl Container {
         }
     }
 
-    /// What the first process does, in its own namespaces.
-    fn become_first(&self, program: &Program, reporter: &Reporter) -> Result<Infallible> {
-        program.leave_agent()?;
-        let has = |kind| has_namespace(&self.spec, kind);
-        if has(LinuxNamespaceType::Cgroup) {
-            // Not with the others: its root is the cgroup in which it is made.
-            // SAFETY: the process has one thread, and its descriptors stay shared with nobody.
-            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }
-                .map_err(Error::system("make a cgroup namespace"))?;
-        }
-        if let Some(hostname) = self.spec.hostname()
-            && has(LinuxNamespaceType::Uts)
-        {
-            rustix::system::sethostname(hostname.as_bytes())
-                .map_err(Error::system("set the host name"))?;
-        }
-        if let Some(domain) = self.spec.domainname()
-            && has(LinuxNamespaceType::Uts)
-        {
-            rustix::system::setdomainname(domain.as_bytes())
-                .map_err(Error::system("set the domain name"))?;
-        }
-        self.enter_view()?;
-        program.execute(reporter)
-    }
-
-    /// Makes the container's files the root of this process, which is a child in a
-    /// mount namespace of its own.
-    fn enter_view(&self) -> Result<()> {
-        let (rootfs, layer) = {
-            let rootfs = self.rootfs.lock().unwrap_or_else(PoisonError::into_inner);
-            (rootfs.path(), rootfs.layer())
-        };
-        View {
+    /// Has a process that waits become the first one.
+    async fn take_spare(
+        &self,
+        mut spare: Waiting,
+        request: &CreateContainerRequest,
+        standard: StandardStreams,
+        connections: Connections,
+    ) -> Result<(Process, Reports)> {
+        let (rootfs, layer) = self.places();
+        let wanted = Wanted {
+            request,
             rootfs: &rootfs,
             layer: layer.as_deref(),
+            streams: &standard,
+        };
+        spare.become_first(&wanted).await?;
+        let exit = spare.exit.clone();
+        let started = tokio::select! {
+            biased;
+            started = prepared(spare.child, spare.exit, connections) => started,
+            _ = reaper::ended(&exit) => Err(Error::Child(
+                "the process ended before its program began".to_owned(),
+            )),
+        };
+        // It has its own copies by now; ours would keep the pipes and the connection open.
+        drop((standard, spare.reporter));
+        started
+    }
+
+    /// Where the agent has mounted the container's files, and what it writes.
+    fn places(&self) -> (PathBuf, Option<PathBuf>) {
+        let rootfs = self.rootfs.lock().unwrap_or_else(PoisonError::into_inner);
+        (rootfs.path(), rootfs.layer())
+    }
+
+    /// For a child in a mount namespace of its own.
+    fn in_view<T>(&self, work: impl FnOnce(First<'_>) -> T) -> T {
+        let (rootfs, layer) = self.places();
+        work(First {
             spec: &self.spec,
+            rootfs: &rootfs,
+            layer: layer.as_deref(),
             files: &self.files,
-        }
-        .enter()
+            premade: &PremadeMounts::default(),
+        })
     }
 
     /// Lets the first process run.
@@ -252,7 +268,7 @@ impl Container {
                 Namespaces::New(libc::CLONE_NEWNS as u64),
                 None,
                 |reporter| {
-                    self.enter_view()?;
+                    self.in_view(|first| first.enter_view())?;
                     work(reporter)
                 },
             )?,
@@ -310,6 +326,9 @@ impl Container {
         if let Some(running) = &self.running {
             running.cgroup.remove().await?;
             reaper::ended(running.init.exit()).await;
+            if running.was_spare {
+                PremadeMounts::remove();
+            }
         }
         self.unmount();
         Ok(())
@@ -333,6 +352,19 @@ impl Running {
     fn execs(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Process>>> {
         self.execs.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The program of a container's first process.
+fn program(
+    spec: &Spec,
+    request: &CreateContainerRequest,
+    streams: StandardStreams,
+) -> Result<Program> {
+    let process = spec
+        .process()
+        .clone()
+        .ok_or_else(|| Error::Invalid("the specification has no process".to_owned()))?;
+    Ok(Program::new(process, &request.seccomp_bpf, streams)?.first(request.init))
 }
 
 /// Waits until a child is about to become its program, and joins its terminal to the

@@ -89,18 +89,14 @@ impl Rootfs {
         use std::os::unix::fs::PermissionsExt;
         let folder = self.folder.join("files");
         fs::create_dir_all(&folder).map_err(Error::path("make", &folder))?;
-        files
-            .iter()
-            .enumerate()
-            .map(|(number, file)| {
-                let path = folder.join(number.to_string());
-                let mode = fs::Permissions::from_mode(file.mode & 0o777);
-                fs::write(&path, &file.content)
-                    .and_then(|()| fs::set_permissions(&path, mode))
-                    .map_err(Error::path("write", &path))?;
-                Ok((path, PathBuf::from(&file.path)))
-            })
-            .collect()
+        let places = files_of(&self.path(), files);
+        for (file, (path, _)) in files.iter().zip(&places) {
+            let mode = fs::Permissions::from_mode(file.mode & 0o777);
+            fs::write(path, &file.content)
+                .and_then(|()| fs::set_permissions(path, mode))
+                .map_err(Error::path("write", path))?;
+        }
+        Ok(places)
     }
 
     /// Writes everything to its disk and lets go of it. Can be called again.
@@ -211,6 +207,18 @@ impl Rootfs {
         self.mounted.push(point.to_owned());
         Ok(())
     }
+}
+
+/// Where the files are that are put over those of a rootfs, and where they shall be.
+pub(super) fn files_of(rootfs: &Path, files: &[agent::File]) -> Vec<(PathBuf, PathBuf)> {
+    let folder = rootfs.with_file_name("files");
+    let places = files.iter().enumerate();
+    places
+        .map(|(number, file)| {
+            let place = folder.join(number.to_string());
+            (place, PathBuf::from(&file.path))
+        })
+        .collect()
 }
 
 /// The container's `/` takes its owner and mode from the upper folder, which a new disk

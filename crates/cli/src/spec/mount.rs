@@ -16,7 +16,7 @@ use crate::container::SharedPath;
 use crate::flags::CreateFlags;
 
 /// Docker's size of `/dev/shm`.
-const SHM_SIZE: u64 = 64 << 20;
+const SHM_SIZE: &str = "size=65536k";
 
 /// Type of a mount that is a folder of the container's own writable layer, also
 /// where its root is read-only. With a source, it begins with what is there.
@@ -186,10 +186,11 @@ fn named_volume(name: &str, settings: &Settings) -> Result<PathBuf> {
 fn system(flags: &CreateFlags) -> Vec<Mount> {
     let access = if flags.privileged { "rw" } else { "ro" };
     let kernel = ["nosuid", "noexec", "nodev"];
-    let shm_size = format!(
-        "size={}",
-        flags.shm_size.filter(|size| *size != 0).unwrap_or(SHM_SIZE)
-    );
+    // In the words of other engines where it is the usual size.
+    let shm_size = match flags.shm_size {
+        None | Some(0) => SHM_SIZE.to_owned(),
+        Some(bytes) => format!("size={bytes}"),
+    };
     let pty = [
         "nosuid",
         "noexec",

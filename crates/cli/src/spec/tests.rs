@@ -116,7 +116,7 @@ fn without_flags_it_is_what_docker_tells_runc() {
     assert_eq!(
         *mount_at(&spec, "/dev/shm"),
         json!({"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
-               "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=67108864"]})
+               "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]})
     );
     let kinds: Vec<_> = spec["linux"]["namespaces"]
         .as_array()

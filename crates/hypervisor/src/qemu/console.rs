@@ -21,6 +21,9 @@ const LINE_LIMIT: usize = 200;
 /// How a kernel that gives up says so.
 const PANIC: &str = "Kernel panic - not syncing: ";
 
+/// How the agent says why it does.
+const AGENT: &str = "agent: ";
+
 /// The end of what the guest wrote.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Console {
@@ -92,12 +95,13 @@ impl Console {
             .await;
     }
 
-    /// Why the kernel gave up, or else the last line that the guest said, fit to be shown.
+    /// Why the kernel or the agent gave up, or else the last line that the guest said, fit to
+    /// be shown.
     pub(super) fn last_words(said: &[u8]) -> String {
         let text = String::from_utf8_lossy(said);
         let line = text
             .lines()
-            .rfind(|line| line.contains(PANIC))
+            .rfind(|line| line.contains(PANIC) || line.contains(AGENT))
             .or_else(|| text.lines().rfind(|line| !line.trim().is_empty()))
             .unwrap_or("(nothing)");
         line.chars()

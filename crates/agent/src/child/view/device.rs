@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Spec};
-use rustix::fs::{FileType, Gid, Mode, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid};
 use rustix::io::Errno;
 
 use super::root::Root;
@@ -30,23 +30,43 @@ const LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
 ];
 
-/// Fills a new `/dev`.
-pub(super) fn populate(root: &Root, spec: &Spec) -> Result<()> {
+/// Fills a new `/dev`, which may have what [`add_default`] adds.
+pub(super) fn populate(root: &Root, spec: &Spec, is_filled: bool) -> Result<()> {
     let folder = root.folder(Path::new("/dev"))?;
     let asked = spec
         .linux()
         .as_ref()
         .and_then(|linux| linux.devices().as_ref());
     for device in asked.into_iter().flatten() {
+        if is_filled && is_default(device.path()) {
+            // As the specification has it.
+            let name = device.path().file_name().unwrap_or_default();
+            rustix::fs::unlinkat(&folder, name, AtFlags::empty())
+                .map_err(Error::path("replace the device", device.path()))?;
+        }
         add(root, device)?;
     }
+    if is_filled {
+        return Ok(());
+    }
+    add_default(&folder)
+}
+
+fn is_default(path: &Path) -> bool {
+    DEFAULT
+        .iter()
+        .any(|(name, ..)| path == Path::new("/dev").join(name))
+}
+
+/// Adds what every container has to a `/dev`.
+pub(super) fn add_default(folder: &OwnedFd) -> Result<()> {
     for (name, major, minor) in DEFAULT {
         let number = rustix::fs::makedev(major, minor);
-        node(&folder, name, FileType::CharacterDevice, 0o666, number)
+        node(folder, name, FileType::CharacterDevice, 0o666, number)
             .map_err(Error::path("make the device", Path::new(name)))?;
     }
     for (name, target) in LINKS {
-        match rustix::fs::symlinkat(target, &folder, name) {
+        match rustix::fs::symlinkat(target, folder, name) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(Error::path("make the link", Path::new(name))(errno)),
         }
@@ -84,14 +104,8 @@ fn add(root: &Root, device: &LinuxDevice) -> Result<()> {
         device.uid().map(Uid::from_raw),
         device.gid().map(Gid::from_raw),
     );
-    rustix::fs::chownat(
-        &folder,
-        name,
-        owner.0,
-        owner.1,
-        rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
-    )
-    .map_err(failed())
+    rustix::fs::chownat(&folder, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(failed())
 }
 
 /// Makes a node with exactly this mode; the umask takes nothing away.

@@ -9,14 +9,18 @@ mod device;
 mod mask;
 mod option;
 mod overlay;
+mod premade;
 mod root;
 
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount, Spec};
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_move,
+};
 
 use self::option::Options;
+pub use self::premade::PremadeMounts;
 use self::root::Root;
 use super::descriptor_path;
 use crate::error::{Error, Result};
@@ -32,6 +36,8 @@ pub struct View<'a> {
     pub rootfs: &'a Path,
     /// Where it has mounted what the container writes, if that is apart.
     pub layer: Option<&'a Path>,
+    /// File systems that are there already.
+    pub premade: &'a PremadeMounts,
     /// The container's specification.
     pub spec: &'a Spec,
     /// Files of the agent's and the paths in the container over which they are put.
@@ -53,8 +59,9 @@ impl View<'_> {
         for mount in mounts {
             self.place(&root, mount)?;
         }
-        if !bind_mounted(mounts, Path::new("/dev")) {
-            device::populate(&root, self.spec)?;
+        if let Some(mount) = new_file_system(mounts, Path::new("/dev")) {
+            let is_filled = self.premade.find(mount).is_some();
+            device::populate(&root, self.spec, is_filled)?;
         }
         for (source, target) in self.files {
             if !mounts.iter().any(|mount| mount.destination() == target) {
@@ -95,6 +102,9 @@ impl View<'_> {
             return restrict(root, destination, &options);
         }
         let target = root.folder(destination)?;
+        if let Some(point) = self.premade.find(mount) {
+            return mount_move(point, descriptor_path(&target).as_str()).map_err(failed());
+        }
         let kind = match kind {
             "cgroup" => "cgroup2",
             kind => kind,
@@ -130,13 +140,11 @@ impl View<'_> {
     }
 }
 
-/// Whether a folder is one of the host's or the image's, and not a new tmpfs.
-fn bind_mounted(mounts: &[Mount], path: &Path) -> bool {
-    let mount = mounts
-        .iter()
-        .rev()
-        .find(|mount| mount.destination() == path);
-    mount.is_none_or(|mount| Options::parse(mount).bind)
+/// The mount of a folder, if it is not one of the host's or the image's but a new tmpfs.
+fn new_file_system<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
+    let mut mounts = mounts.iter().rev();
+    let mount = mounts.find(|mount| mount.destination() == path)?;
+    (!Options::parse(mount).bind).then_some(mount)
 }
 
 fn bind(root: &Root, source: &Path, destination: &Path, options: &Options) -> Result<()> {
