@@ -47,7 +47,7 @@ pub async fn serve(started_ns: i64) -> Result<()> {
         // Nothing else goes on yet: the event loop may be held up.
         let cgroup = Cgroup::prepare_first()?;
         cgroup::prepare_device_rules()?;
-        network::prepare()?;
+        network::prepare(wanted.network.as_ref())?;
         disks.prepare(wanted.new_disk.as_deref())?;
         spare.prepare(&cgroup, &reaper).await?;
         device::prepare_to_bind()?;

@@ -17,33 +17,75 @@ use crate::error::{Error, Result};
 const NAME_LIMIT: usize = 15;
 
 /// The interface that this machine had as a template, until it is given its place.
-static TEMPLATE: Mutex<Option<Link>> = Mutex::new(None);
+static TEMPLATE: Mutex<Option<Prepared>> = Mutex::new(None);
 
-/// Looks for the interface of a machine that is to be frozen, which each fork has, with a
-/// hardware address of its own.
-pub fn prepare() -> Result<()> {
-    let mut links = links(&mut open()?)?;
+/// An interface of a template, which each fork has, with a hardware address of its own.
+#[derive(Debug)]
+struct Prepared {
+    link: Link,
+    /// All that it has been given but that address.
+    network: Network,
+}
+
+/// Looks for the interface of a machine that is to be frozen, and gives it what it is
+/// expected to have.
+pub fn prepare(expected: Option<&Network>) -> Result<()> {
+    let mut socket = open()?;
+    let mut links = links(&mut socket)?;
     links.retain(|link| !link.loopback);
-    *template() = links.pop();
+    let Some(link) = links.pop() else {
+        return Ok(());
+    };
+    let mut network = expected.cloned().unwrap_or_default();
+    if let (Some(mac), [interface]) = (link.mac, &mut network.interfaces[..]) {
+        interface.mac = mac.to_vec();
+        set_up_links(&mut socket, std::slice::from_ref(&link), &network)?;
+    }
+    network = without_mac(&network);
+    *template() = Some(Prepared { link, network });
     Ok(())
 }
 
-fn template() -> MutexGuard<'static, Option<Link>> {
+fn template() -> MutexGuard<'static, Option<Prepared>> {
     TEMPLATE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The interfaces that there are. The one of a template is the only one of its fork.
-fn found(socket: &mut Socket, wanted: &[api::Interface]) -> Result<Vec<Link>> {
-    let (Some(mut link), [interface]) = (template().take(), wanted) else {
-        return links(socket);
-    };
-    let mac = mac(&interface.mac)?;
-    let doing = || format!("give {} its hardware address", link.name);
-    socket
-        .set_mac(link.index, mac)
-        .map_err(Error::system(doing()))?;
-    link.mac = Some(mac);
-    Ok(vec![link])
+fn without_mac(network: &Network) -> Network {
+    let mut network = network.clone();
+    for interface in &mut network.interfaces {
+        interface.mac.clear();
+    }
+    network
+}
+
+impl Prepared {
+    /// Gives the interface its hardware address, and takes what it has from it unless that
+    /// is all that it is to have. Returns whether it is.
+    fn become_part(&mut self, socket: &mut Socket, network: &Network) -> Result<bool> {
+        let [interface] = &network.interfaces[..] else {
+            return Ok(false);
+        };
+        let mac = mac(&interface.mac)?;
+        let index = self.link.index;
+        let doing = format!("give {} its hardware address", self.link.name);
+        socket.set_mac(index, mac).map_err(Error::system(doing))?;
+        self.link.mac = Some(mac);
+        if self.network == without_mac(network) {
+            return Ok(true);
+        }
+        if self.network.interfaces.is_empty() {
+            return Ok(false);
+        }
+        for address in self.network.interfaces.iter().flat_map(|of| &of.addresses) {
+            let doing = format!("take the address {address} from {}", self.link.name);
+            socket
+                .remove_address(index, cidr(address)?)
+                .map_err(Error::system(doing))?;
+        }
+        let doing = format!("take {} down", self.link.name);
+        socket.set_down(index).map_err(Error::system(doing))?;
+        Ok(false)
+    }
 }
 
 /// Sets up all that there is to be. Some of it may be there.
@@ -52,11 +94,24 @@ pub fn set_up(network: &Network) -> Result<()> {
         return Ok(());
     }
     let mut socket = open()?;
-    let links = found(&mut socket, &network.interfaces)?;
-    let named = Named::find(&links, &network.interfaces)?;
-    named.rename(&mut socket, &links)?;
+    let links = match template().take() {
+        // It is the only one of its fork.
+        Some(mut prepared) if network.interfaces.len() == 1 => {
+            if prepared.become_part(&mut socket, network)? {
+                return Ok(());
+            }
+            vec![prepared.link]
+        }
+        _ => links(&mut socket)?,
+    };
+    set_up_links(&mut socket, &links, network)
+}
+
+fn set_up_links(socket: &mut Socket, links: &[Link], network: &Network) -> Result<()> {
+    let named = Named::find(links, &network.interfaces)?;
+    named.rename(socket, links)?;
     for (interface, (_, index)) in network.interfaces.iter().zip(&named.0) {
-        raise(&mut socket, interface, *index)?;
+        raise(socket, interface, *index)?;
     }
     for neighbour in &network.neighbours {
         let entry = named.neighbour(neighbour)?;

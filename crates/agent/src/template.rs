@@ -11,7 +11,11 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::OnceLock;
 
-use caisson_protocol::{LET_GO, NEW_DISK_PARAMETER, TEMPLATE_PARAMETER, WAKE_UP_LIMIT};
+use caisson_protocol::agent::Network;
+use caisson_protocol::{
+    LET_GO, NETWORK_PARAMETER, NEW_DISK_PARAMETER, TEMPLATE_PARAMETER, WAKE_UP_LIMIT,
+};
+use protobuf::Message;
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
 use crate::device;
@@ -27,31 +31,43 @@ static PORT: OnceLock<File> = OnceLock::new();
 const VSOCK: &str = "/sys/bus/virtio/drivers/vmw_vsock_virtio_transport";
 
 /// The template that this machine is to become.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub struct Wanted {
     /// Serial number of the disk that it has mounted.
     pub new_disk: Option<String>,
+    /// What its forks' only interface is nearly always given.
+    pub network: Option<Network>,
 }
 
 /// Whether this machine is to be frozen, and how.
 pub fn wanted() -> Result<Option<Wanted>> {
     let line = fs::read_to_string("/proc/cmdline")
         .map_err(Error::system("read the kernel's command line"))?;
-    Ok(of_command_line(&line))
+    of_command_line(&line)
 }
 
-fn of_command_line(line: &str) -> Option<Wanted> {
-    let mut words = line.split_ascii_whitespace();
-    let new_disk = |word: &str| {
-        let value = word.strip_prefix(NEW_DISK_PARAMETER)?.strip_prefix('=')?;
-        Some(value.to_owned())
+fn of_command_line(line: &str) -> Result<Option<Wanted>> {
+    let words = || line.split_ascii_whitespace();
+    if !words().any(|word| word == TEMPLATE_PARAMETER) {
+        return Ok(None);
+    }
+    let value =
+        |parameter: &str| words().find_map(|word| word.strip_prefix(parameter)?.strip_prefix('='));
+    Ok(Some(Wanted {
+        new_disk: value(NEW_DISK_PARAMETER).map(str::to_owned),
+        network: value(NETWORK_PARAMETER).map(network).transpose()?,
+    }))
+}
+
+fn network(digits: &str) -> Result<Network> {
+    let byte = |pair: &[u8]| {
+        let pair = std::str::from_utf8(pair).ok()?;
+        u8::from_str_radix(pair, 16).ok()
     };
-    words
-        .clone()
-        .any(|word| word == TEMPLATE_PARAMETER)
-        .then(|| Wanted {
-            new_disk: words.find_map(new_disk),
-        })
+    let bytes: Option<Vec<_>> = digits.as_bytes().chunks(2).map(byte).collect();
+    bytes
+        .and_then(|bytes| Network::parse_from_bytes(&bytes).ok())
+        .ok_or_else(|| Error::Invalid(format!("{digits} is no network")))
 }
 
 /// Lets the host make a snapshot of the machine. Returns when it goes on, and in each
@@ -112,18 +128,46 @@ fn devices(line: &str) -> Result<Vec<u32>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Wanted, devices, of_command_line};
+    use caisson_protocol::agent::Interface;
+
+    use super::*;
 
     #[test]
     fn the_command_line_says_whether_a_template_is_wanted() {
-        assert_eq!(of_command_line("quiet caisson.new_disk=scratch"), None);
-        let bare = Wanted { new_disk: None };
-        assert_eq!(of_command_line("caisson.template quiet\n"), Some(bare));
+        let read = |line| of_command_line(line).expect("a command line");
+        assert_eq!(read("quiet caisson.new_disk=scratch"), None);
+        let bare = Wanted {
+            new_disk: None,
+            network: None,
+        };
+        assert_eq!(read("caisson.template quiet\n"), Some(bare));
         let with_disk = Wanted {
             new_disk: Some("scratch".to_owned()),
+            network: None,
         };
         let line = "quiet caisson.template caisson.new_disk=scratch\n";
-        assert_eq!(of_command_line(line), Some(with_disk));
+        assert_eq!(read(line), Some(with_disk));
+    }
+
+    #[test]
+    fn a_network_is_read_from_digits() {
+        let network = Network {
+            interfaces: vec![Interface {
+                name: "eth0".to_owned(),
+                mtu: 1500,
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let bytes = network.write_to_bytes().expect("encoded");
+        let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let line = format!("caisson.template caisson.network={digits}");
+        let wanted = of_command_line(&line).expect("read").expect("a template");
+        assert_eq!(wanted.network, Some(network));
+        for wrong in ["0", "zz", "0a"] {
+            let line = format!("caisson.template caisson.network={wrong}");
+            assert!(of_command_line(&line).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub struct VmConfig {
     pub initramfs: PathBuf,
     /// Added to the driver's own kernel command line.
     pub kernel_parameters: Vec<String>,
+    /// Added to that of its template: what the template's agent does that each fork would do.
+    pub template_parameters: Vec<String>,
     /// Number of virtual CPUs, at least 1.
     pub cpus: u32,
     /// Memory in bytes, rounded up to a MiB by the driver.
@@ -48,6 +50,7 @@ impl VmConfig {
             kernel: "/k".into(),
             initramfs: "/i".into(),
             kernel_parameters: Vec::new(),
+            template_parameters: Vec::new(),
             cpus: 1,
             memory: 256 << 20,
             disks: Vec::new(),

@@ -69,6 +69,7 @@ impl Fixture {
             kernel: built(target().join("guest/vmlinux")),
             initramfs: built(target().join("guest/initramfs")),
             kernel_parameters: Vec::new(),
+            template_parameters: Vec::new(),
             cpus: 1,
             memory: 256 << 20,
             disks: Vec::new(),

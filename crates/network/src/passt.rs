@@ -18,7 +18,6 @@ use rustix::fs::Mode;
 
 use crate::attachment::Holder;
 use crate::filter::{Filter, Ipv6};
-use crate::guest::link_local;
 use crate::relay::Relay;
 use crate::{
     Attachment, Egress, Error, Guest, Interface, Link, PortMapping, Protocol, Result, Route, host,
@@ -38,6 +37,10 @@ const PREFIX: u8 = 24;
 
 /// As [`ADDRESS`], from a network that is nobody's (RFC 4193).
 pub const ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xca15, 0x50, 0, 0, 0, 0, 0x15);
+
+/// The guest's address on its link, of which no hardware address is a part: it is the same
+/// for all guests, too.
+pub const LINK_LOCAL_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x15);
 
 /// As [`GATEWAY`].
 pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
@@ -81,9 +84,9 @@ pub(crate) struct UserMode {
 /// Starts a user-mode network. It is usable once [`Attachment::ready`] says so.
 pub fn start(config: &Config) -> Result<Attachment> {
     let ipv6_from = host::ipv6_interface();
-    let ipv6 = ipv6_from.is_some().then(|| Ipv6 {
+    let ipv6 = ipv6_from.is_some().then_some(Ipv6 {
         global: ADDRESS_V6,
-        link_local: link_local(config.mac),
+        link_local: LINK_LOCAL_V6,
         gateway: GATEWAY_V6,
     });
     let pair = || UnixStream::pair().map_err(Error::host("make a socket pair"));
@@ -116,6 +119,11 @@ pub fn start(config: &Config) -> Result<Attachment> {
     }))
 }
 
+/// What a guest in a user-mode network is told, but for its hardware address.
+pub fn expected_guest() -> Guest {
+    guest(Mac::default(), host::ipv6_interface().is_some())
+}
+
 fn guest(mac: Mac, ipv6: bool) -> Guest {
     const NAME: &str = "eth0";
     let cidr = |address: IpAddr, prefix| Cidr { address, prefix };
@@ -131,7 +139,7 @@ fn guest(mac: Mac, ipv6: bool) -> Guest {
     let mut routes = vec![default(GATEWAY.into())];
     if ipv6 {
         addresses.push(cidr(ADDRESS_V6.into(), 64));
-        addresses.push(cidr(link_local(mac).into(), 64));
+        addresses.push(cidr(LINK_LOCAL_V6.into(), 64));
         routes.push(default(GATEWAY_V6.into()));
     }
     Guest {

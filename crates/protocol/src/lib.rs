@@ -56,6 +56,11 @@ pub const TEMPLATE_PARAMETER: &str = "caisson.template";
 /// frozen.
 pub const NEW_DISK_PARAMETER: &str = "caisson.new_disk";
 
+/// Kernel parameter of such a machine: what its only interface will nearly always be given,
+/// a `Network` without the hardware address, in hexadecimal. The agent sets it up before the
+/// machine is frozen; whatever a fork is to have instead, it is given.
+pub const NETWORK_PARAMETER: &str = "caisson.network";
+
 /// Line on the serial console with which the agent says that it has let go of the vsock
 /// device. It then waits there for one line, in the machine that goes on and in each copy of
 /// it. The line holds the numbers of the platform devices `virtio-mmio.N` that it is to look

@@ -25,6 +25,7 @@ pub use disk::RootfsDisk;
 pub use error::{Error, Result};
 pub use frozen::{Frozen, Thawing};
 pub use memory::guest_memory;
+pub use network::template_parameter;
 pub use process::{Exit, Process, ProcessStreams, StreamRequest, TerminalSize};
 pub use sandbox::{Identity, Sandbox, SandboxConfig};
 pub use start::{Origin, Snapshot};

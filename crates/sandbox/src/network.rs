@@ -6,8 +6,9 @@ use std::time::Duration;
 use caisson_hypervisor::Error::Ended;
 use caisson_hypervisor::{NetworkBackend, NetworkInterface};
 use caisson_network::{Attachment, Change, Guest, Interface, Link};
+use caisson_protocol::NETWORK_PARAMETER;
 use caisson_protocol::agent::{self as api, UpdateNetworkRequest};
-use protobuf::MessageField;
+use protobuf::{Message, MessageField};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -73,6 +74,22 @@ pub(crate) fn describe(guest: &Guest) -> api::Network {
         neighbours: neighbours.collect(),
         ..Default::default()
     }
+}
+
+/// What a template is to set up for guests that are told this, if it has an interface: see
+/// [`VmConfig::template_parameters`](caisson_hypervisor::VmConfig::template_parameters).
+pub fn template_parameter(guest: &Guest) -> Result<String> {
+    let mut network = describe(guest);
+    for interface in &mut network.interfaces {
+        // Each fork's own.
+        interface.mac.clear();
+    }
+    let bytes = network.write_to_bytes().map_err(|error| Error::Host {
+        doing: "describing a network",
+        source: error.into(),
+    })?;
+    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("{NETWORK_PARAMETER}={digits}"))
 }
 
 /// Waits until the host's side of the networks works.

@@ -112,6 +112,10 @@ impl Sandbox {
         if let Some(attachment) = &config.network {
             config.vm.interfaces = network::interfaces(attachment);
             config.vm.network_namespace = attachment.namespace();
+            if config.vm.has_plain_network() {
+                let parameter = network::template_parameter(&attachment.guest())?;
+                config.vm.template_parameters.push(parameter);
+            }
         }
         let (vm, log, origin) = start::machine(hypervisor, &config, timing).await?;
         tokio::spawn(keep_log(log, config.guest_log.clone()));

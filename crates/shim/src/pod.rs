@@ -255,6 +255,7 @@ impl Pod {
                 kernel: settings.kernel.clone(),
                 initramfs: settings.initramfs.clone(),
                 kernel_parameters: Vec::new(),
+                template_parameters: Vec::new(),
                 cpus: size.cpus,
                 memory: size.memory,
                 disks: Vec::new(),

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, bail};
 use caisson_hypervisor::template::{self, Description};
 use caisson_hypervisor::{Hypervisor, NetworkBackend, NetworkInterface, VmConfig};
+use caisson_network::{Guest, passt};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
@@ -127,16 +128,18 @@ fn build(flags: &BuildFlags, settings: &Settings) -> Result<()> {
         None => settings.memory,
     };
     let (hypervisor, _) = settings.select_hypervisor(None)?;
+    let network = (settings.network == "user").then(passt::expected_guest);
     let config = VmConfig {
         name: "template".to_owned(),
         kernel: settings.kernel.clone(),
         initramfs: settings.initramfs.clone(),
         kernel_parameters: Vec::new(),
+        template_parameters: network.iter().map(expected).collect::<Result<_>>()?,
         cpus: flags.cpus.unwrap_or(settings.cpus),
         memory,
         disks: machine::new_disks(settings)?,
         share: None,
-        interfaces: interfaces(settings)?,
+        interfaces: network.iter().map(interface).collect::<Result<_>>()?,
         network_namespace: None,
         host_ports: Vec::new(),
         cid: 0,
@@ -153,17 +156,18 @@ fn build(flags: &BuildFlags, settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// The interfaces of machines in the network that containers have by default, as their
-/// template has to know them: what they are, not where they lead.
-fn interfaces(settings: &Settings) -> Result<Vec<NetworkInterface>> {
-    if settings.network != "user" {
-        return Ok(Vec::new());
-    }
+/// The interface of machines in the network that containers have by default, as their
+/// template has to know it: what it is, not where it leads.
+fn interface(_: &Guest) -> Result<NetworkInterface> {
     let nowhere = File::open("/dev/null").context("cannot open /dev/null")?;
-    Ok(vec![NetworkInterface {
+    Ok(NetworkInterface {
         mac: [0; 6],
         backend: NetworkBackend::Stream(Arc::new(nowhere.into())),
-    }])
+    })
+}
+
+fn expected(guest: &Guest) -> Result<String> {
+    Ok(caisson_sandbox::template_parameter(guest)?)
 }
 
 fn remove(all: bool, keys: &[String], settings: &Settings) -> Result<()> {

@@ -46,6 +46,7 @@ pub fn prepare(container: &Container, settings: &Settings, timing: &Timing) -> R
         kernel: record.machine.kernel.clone(),
         initramfs: record.machine.initramfs.clone(),
         kernel_parameters: Vec::new(),
+        template_parameters: Vec::new(),
         cpus: record.machine.cpus,
         memory: record.machine.memory,
         disks: disks(record.image_disk.clone(), scratch),

@@ -128,6 +128,10 @@ pub(super) fn arguments(
                 if let Some(disk) = config.new_disk() {
                     line.push_str(&format!(" {NEW_DISK_PARAMETER}={}", disk.serial));
                 }
+                for parameter in &config.template_parameters {
+                    line.push(' ');
+                    line.push_str(parameter);
+                }
             }
             list.option("-kernel", format!("/proc/self/fd/{}", files.kernel));
             list.option("-initrd", format!("/proc/self/fd/{}", files.initramfs));

@@ -163,7 +163,10 @@ pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> 
     let mut monitor = Monitor::new(monitor);
 
     let connected = tokio::select! {
-        connected = connected(&control) => connected.map_err(io::Error::other),
+        connected = connected(&control) => match connected {
+            Err(Error::Ended) => Err(end(&mut console).await),
+            connected => connected.map_err(io::Error::other),
+        },
         ended = end(&mut console) => Err(ended),
     };
     let connections = match connected {
