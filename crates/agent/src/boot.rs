@@ -2,13 +2,13 @@
 
 use std::ffi::CStr;
 use std::fs;
-use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
 use rustix::time::ClockId;
 
 use crate::error::{Error, Result};
+use crate::interface::Interfaces;
 
 /// Root of the cgroup v2 hierarchy.
 pub const CGROUPS: &str = "/sys/fs/cgroup";
@@ -79,26 +79,9 @@ fn delegate_controllers() -> Result<()> {
 }
 
 fn raise_loopback() -> Result<()> {
-    const DOING: &str = "start the loopback device";
-    let socket = rustix::net::socket_with(
-        rustix::net::AddressFamily::INET,
-        rustix::net::SocketType::DGRAM,
-        rustix::net::SocketFlags::CLOEXEC,
-        None,
-    )
-    .map_err(Error::system(DOING))?;
-    // SAFETY: an `ifreq` is plain data for which all zeros are valid.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = from.cast_signed();
-    }
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-    // SAFETY: SIOCSIFFLAGS (netdevice(7)) reads the `ifreq`, which outlives the call.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) };
-    if result < 0 {
-        return Err(Error::system(DOING)(std::io::Error::last_os_error()));
-    }
-    Ok(())
+    Interfaces::open()
+        .and_then(|interfaces| interfaces.raise("lo"))
+        .map_err(Error::system("start the loopback device"))
 }
 
 /// The guest's monotonic clock, nanoseconds.

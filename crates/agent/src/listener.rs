@@ -5,7 +5,7 @@ use std::sync::Arc;
 use caisson_protocol::{AGENT_PORT, STREAM_PORT, agent_ttrpc};
 use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
 
-use crate::cgroup::{self, Cgroup};
+use crate::cgroup::Cgroup;
 use crate::container::Spare;
 use crate::disks::Disks;
 use crate::error::{Error, Result};
@@ -46,7 +46,6 @@ pub async fn serve(started_ns: i64) -> Result<()> {
     if let Some(wanted) = template::wanted()? {
         // Nothing else goes on yet: the event loop may be held up.
         let cgroup = Cgroup::prepare_first()?;
-        cgroup::prepare_device_rules()?;
         network::prepare(wanted.network.as_ref())?;
         disks.prepare(wanted.new_disk.as_deref())?;
         spare.prepare(&cgroup, &reaper).await?;

@@ -14,6 +14,7 @@ mod device;
 mod disks;
 mod error;
 mod host;
+mod interface;
 mod listener;
 mod log;
 mod network;

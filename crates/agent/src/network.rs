@@ -12,6 +12,7 @@ use caisson_protocol::agent::{self as api, InterfaceStats, Network, UpdateNetwor
 
 use crate::device;
 use crate::error::{Error, Result};
+use crate::interface::Interfaces;
 
 /// Longest name of an interface (`IFNAMSIZ` without the zero).
 const NAME_LIMIT: usize = 15;
@@ -25,6 +26,8 @@ struct Prepared {
     link: Link,
     /// All that it has been given but that address.
     network: Network,
+    /// For giving it that one.
+    interfaces: Interfaces,
 }
 
 /// Looks for the interface of a machine that is to be frozen, and gives it what it is
@@ -33,7 +36,7 @@ pub fn prepare(expected: Option<&Network>) -> Result<()> {
     let mut socket = open()?;
     let mut links = links(&mut socket)?;
     links.retain(|link| !link.loopback);
-    let Some(link) = links.pop() else {
+    let Some(mut link) = links.pop() else {
         return Ok(());
     };
     let mut network = expected.cloned().unwrap_or_default();
@@ -42,7 +45,17 @@ pub fn prepare(expected: Option<&Network>) -> Result<()> {
         set_up_links(&mut socket, std::slice::from_ref(&link), &network)?;
     }
     network = without_mac(&network);
-    *template() = Some(Prepared { link, network });
+    // Its name may have become another.
+    link.name = network
+        .interfaces
+        .first()
+        .map_or(link.name, |named| named.name.clone());
+    let interfaces = Interfaces::open().map_err(Error::system("open a socket"))?;
+    *template() = Some(Prepared {
+        link,
+        network,
+        interfaces,
+    });
     Ok(())
 }
 
@@ -61,14 +74,16 @@ fn without_mac(network: &Network) -> Network {
 impl Prepared {
     /// Gives the interface its hardware address, and takes what it has from it unless that
     /// is all that it is to have. Returns whether it is.
-    fn become_part(&mut self, socket: &mut Socket, network: &Network) -> Result<bool> {
+    fn become_part(&mut self, network: &Network) -> Result<bool> {
         let [interface] = &network.interfaces[..] else {
             return Ok(false);
         };
         let mac = mac(&interface.mac)?;
         let index = self.link.index;
         let doing = format!("give {} its hardware address", self.link.name);
-        socket.set_mac(index, mac).map_err(Error::system(doing))?;
+        self.interfaces
+            .set_mac(&self.link.name, mac)
+            .map_err(Error::system(doing))?;
         self.link.mac = Some(mac);
         if self.network == without_mac(network) {
             return Ok(true);
@@ -76,6 +91,7 @@ impl Prepared {
         if self.network.interfaces.is_empty() {
             return Ok(false);
         }
+        let mut socket = open()?;
         for address in self.network.interfaces.iter().flat_map(|of| &of.addresses) {
             let doing = format!("take the address {address} from {}", self.link.name);
             socket
@@ -93,16 +109,18 @@ pub fn set_up(network: &Network) -> Result<()> {
     if network.interfaces.is_empty() {
         return Ok(());
     }
-    let mut socket = open()?;
-    let links = match template().take() {
-        // It is the only one of its fork.
-        Some(mut prepared) if network.interfaces.len() == 1 => {
-            if prepared.become_part(&mut socket, network)? {
-                return Ok(());
-            }
-            vec![prepared.link]
+    let mut only = None;
+    // That of a template is the only one of its fork.
+    if let Some(mut prepared) = template().take() {
+        if prepared.become_part(network)? {
+            return Ok(());
         }
-        _ => links(&mut socket)?,
+        only = Some(prepared.link).filter(|_| network.interfaces.len() == 1);
+    }
+    let mut socket = open()?;
+    let links = match only {
+        Some(link) => vec![link],
+        None => links(&mut socket)?,
     };
     set_up_links(&mut socket, &links, network)
 }

@@ -78,27 +78,43 @@ const fn device(major: i32, minor: i32) -> Rule {
 /// A program that has been loaded before anybody asked for it.
 static PREPARED: OnceLock<(Vec<Instruction>, OwnedFd)> = OnceLock::new();
 
-/// Loads the program of a container that may use no devices but those of every
+/// Puts the rules of a container in force that may use no devices but those of every
 /// container. The kernel's verifier is the dearest part of a container's start under
 /// emulation, and a template can have it behind itself.
-pub fn prepare() -> Result<()> {
+pub(super) fn prepare(cgroup: BorrowedFd<'_>) -> Result<()> {
     let program = compile(&[&[NOTHING], &ALWAYS[..]].concat());
-    let loaded = load(&program).map_err(Error::system("load the rules for devices"))?;
+    let loaded = load(&program)
+        .and_then(|loaded| change(ATTACH, cgroup, &loaded).map(|()| loaded))
+        .map_err(Error::system("load the rules for devices"))?;
     PREPARED.get_or_init(|| (program, loaded));
     Ok(())
 }
 
-/// Puts the rules in force for a cgroup. No rules are no restriction.
-pub(super) fn restrict(cgroup: BorrowedFd<'_>, rules: &[LinuxDeviceCgroup]) -> Result<()> {
-    if rules.is_empty() {
-        return Ok(());
-    }
-    let program = compile(&with_always(rules));
-    let restricted = match PREPARED.get() {
-        Some((prepared, loaded)) if *prepared == program => attach(cgroup, loaded),
-        _ => load(&program).and_then(|loaded| attach(cgroup, &loaded)),
+/// Puts the rules in force for a cgroup, which may have those of [`prepare`]. No rules are no
+/// restriction.
+pub(super) fn restrict(
+    cgroup: BorrowedFd<'_>,
+    rules: &[LinuxDeviceCgroup],
+    is_prepared: bool,
+) -> Result<()> {
+    let program = (!rules.is_empty()).then(|| compile(&with_always(rules)));
+    let prepared = PREPARED.get();
+    let restricted = || {
+        if let Some((prepared, loaded)) = prepared.filter(|_| is_prepared) {
+            if program.as_ref() == Some(prepared) {
+                return Ok(());
+            }
+            change(DETACH, cgroup, loaded)?;
+        }
+        match (&program, prepared) {
+            (None, _) => Ok(()),
+            (Some(program), Some((prepared, loaded))) if program == prepared => {
+                change(ATTACH, cgroup, loaded)
+            }
+            (Some(program), _) => change(ATTACH, cgroup, &load(program)?),
+        }
     };
-    restricted.map_err(Error::system("restrict the container's devices"))
+    restricted().map_err(Error::system("restrict the container's devices"))
 }
 
 /// The rules and those of every container. The last that fits counts, so one that is
@@ -274,12 +290,24 @@ fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-fn attach(cgroup: BorrowedFd<'_>, program: &OwnedFd) -> io::Result<()> {
-    const BPF_PROG_ATTACH: libc::c_int = 8;
-    const BPF_CGROUP_DEVICE: u32 = 6;
-    const BPF_F_ALLOW_MULTI: u32 = 2;
+/// `BPF_PROG_ATTACH`, and its flags.
+const ATTACH: (libc::c_int, u32) = (8, ALLOW_MULTI);
 
-    /// The beginning of `union bpf_attr` for BPF_PROG_ATTACH.
+/// `BPF_PROG_DETACH`, which has none.
+const DETACH: (libc::c_int, u32) = (9, 0);
+
+/// `BPF_F_ALLOW_MULTI`: a container may restrict the cgroups that it makes itself further.
+const ALLOW_MULTI: u32 = 2;
+
+/// Attaches a program to a cgroup, or takes it away.
+fn change(
+    (command, flags): (libc::c_int, u32),
+    cgroup: BorrowedFd<'_>,
+    program: &OwnedFd,
+) -> io::Result<()> {
+    const BPF_CGROUP_DEVICE: u32 = 6;
+
+    /// The beginning of `union bpf_attr` for both.
     #[repr(C)]
     struct Attach {
         target: u32,
@@ -292,10 +320,9 @@ fn attach(cgroup: BorrowedFd<'_>, program: &OwnedFd) -> io::Result<()> {
         target: cgroup.as_raw_fd().unsigned_abs(),
         program: program.as_raw_fd().unsigned_abs(),
         kind: BPF_CGROUP_DEVICE,
-        // A container may restrict those that it makes itself further.
-        flags: BPF_F_ALLOW_MULTI,
+        flags,
     };
-    bpf(BPF_PROG_ATTACH, &attach).map(drop)
+    bpf(command, &attach).map(drop)
 }
 
 #[cfg(test)]

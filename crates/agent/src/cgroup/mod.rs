@@ -14,8 +14,6 @@ use rustix::fs::{Mode, OFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-pub use device::prepare as prepare_device_rules;
-
 use crate::boot::CGROUPS;
 use crate::error::{Error, Result};
 
@@ -34,17 +32,20 @@ pub struct Cgroup {
 
 impl Cgroup {
     /// Makes the one of the first container before anybody has asked for it. It has no
-    /// limits yet.
+    /// limits yet, and the rules for devices that most have.
     pub fn prepare_first() -> Result<Self> {
         let path = Path::new(CGROUPS).join(FIRST);
         fs::create_dir(&path).map_err(Error::path("make the cgroup", &path))?;
+        let folder = fs::File::open(&path).map_err(Error::path("open", &path))?;
+        device::prepare(folder.as_fd())?;
         FIRST_IS_FREE.store(true, Ordering::Relaxed);
         Ok(Self { path })
     }
 
     /// Makes the cgroup and sets its limits.
     pub fn create(id: &str, resources: Option<&LinuxResources>) -> Result<Self> {
-        let path = if FIRST_IS_FREE.swap(false, Ordering::Relaxed) {
+        let is_first = FIRST_IS_FREE.swap(false, Ordering::Relaxed);
+        let path = if is_first {
             Path::new(CGROUPS).join(FIRST)
         } else {
             let path = Path::new(CGROUPS).join(id);
@@ -52,9 +53,7 @@ impl Cgroup {
             path
         };
         let cgroup = Self { path };
-        if let Some(resources) = resources
-            && let Err(error) = cgroup.restrict(resources)
-        {
+        if let Err(error) = cgroup.restrict(resources, is_first) {
             let _ = fs::remove_dir(&cgroup.path);
             return Err(error);
         }
@@ -73,12 +72,18 @@ impl Cgroup {
         Ok(())
     }
 
-    fn restrict(&self, resources: &LinuxResources) -> Result<()> {
-        self.update(resources)?;
-        let rules = resources.devices().as_deref().unwrap_or_default();
+    fn restrict(&self, resources: Option<&LinuxResources>, is_first: bool) -> Result<()> {
+        if let Some(resources) = resources {
+            self.update(resources)?;
+        }
+        let rules = resources.and_then(|resources| resources.devices().as_deref());
+        let rules = rules.unwrap_or_default();
+        if rules.is_empty() && !is_first {
+            return Ok(());
+        }
         // The program is attached to an opened folder, not to a path.
         let folder = fs::File::open(&self.path).map_err(Error::path("open", &self.path))?;
-        device::restrict(folder.as_fd(), rules)
+        device::restrict(folder.as_fd(), rules, is_first)
     }
 
     /// For `CLONE_INTO_CGROUP`.
