@@ -18,7 +18,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::sync::{OwnedRwLockReadGuard, RwLock, watch};
 
-use crate::start::{self, Origin, Snapshot};
+use crate::start::{self, Origin, Snapshot, Started};
 use crate::timing::Timing;
 use crate::{Error, Result, agent, console, network};
 
@@ -117,7 +117,40 @@ impl Sandbox {
                 config.vm.template_parameters.push(parameter);
             }
         }
-        let (vm, log, origin) = start::machine(hypervisor, &config, timing).await?;
+        if let Some(snapshot) = &config.snapshot {
+            let started = start::copied(hypervisor, snapshot, &config, timing).await?;
+            return Self::introduce(started, &config, None, timing).await;
+        }
+        let reason = match &config.templates {
+            None => "templates are off".to_owned(),
+            Some(templates) => {
+                match start::forked(hypervisor, templates, &config, timing).await {
+                    Err(reason) => reason,
+                    Ok((started, template)) => {
+                        let deadline = Some(start::fork_deadline(&config));
+                        match Self::introduce(started, &config, deadline, timing).await {
+                            // That its agent does not live is the template's fault.
+                            Err(
+                                error @ (Error::GuestEnded { .. } | Error::BootDeadline { .. }),
+                            ) => start::discard(templates, &template, &error),
+                            introduced => return introduced,
+                        }
+                    }
+                }
+            }
+        };
+        let started = start::booted(hypervisor, &config, reason, timing).await?;
+        Self::introduce(started, &config, None, timing).await
+    }
+
+    /// Gives a guest its identity. Its agent may take so long to answer.
+    async fn introduce(
+        started: Started,
+        config: &SandboxConfig,
+        deadline: Option<Duration>,
+        timing: &Timing,
+    ) -> Result<Self> {
+        let Started { vm, log, origin } = started;
         tokio::spawn(keep_log(log, config.guest_log.clone()));
 
         let stage = timing.stage("agent");
@@ -127,13 +160,13 @@ impl Sandbox {
                 vm,
                 agent: Mutex::new(Link { client, number: 0 }),
                 gate: Arc::default(),
-                network: config.network,
+                network: config.network.clone(),
                 following: tokio::sync::Mutex::default(),
                 followed: watch::Sender::new(()),
                 origin,
                 lost: OnceLock::new(),
                 console: config.vm.console.clone(),
-                guest_log: config.guest_log,
+                guest_log: config.guest_log.clone(),
                 next_stream: AtomicU64::new(1),
                 next_disk: AtomicU64::new(0),
             }),
@@ -150,7 +183,14 @@ impl Sandbox {
             again: config.snapshot.is_some(),
             ..Default::default()
         };
-        sandbox.configure(&config.identity, request, timing).await?;
+        let configured = sandbox.configure(&config.identity, request, timing);
+        match deadline {
+            None => configured.await?,
+            Some(deadline) => match tokio::time::timeout(deadline, configured).await {
+                Ok(configured) => configured?,
+                Err(_) => return Err(start::late(&config.vm.console, deadline)),
+            },
+        }
         if let Some(attachment) = &sandbox.inner.network {
             network::ready(attachment).await?;
         }

@@ -53,44 +53,53 @@ pub struct Snapshot {
     pub machine: Template,
 }
 
-/// A machine, the log of its agent, which is ready, and how it began.
-type Started = (Box<dyn RunningVm>, UnixStream, Origin);
+/// A machine that has been started.
+pub(crate) struct Started {
+    pub(crate) vm: Box<dyn RunningVm>,
+    /// The log of its agent.
+    pub(crate) log: UnixStream,
+    pub(crate) origin: Origin,
+}
 
-/// Makes the machine and waits for its agent.
-pub(crate) async fn machine(
+/// A copy of a container's machine. Nothing else would be one.
+pub(crate) async fn copied(
     hypervisor: &dyn Hypervisor,
+    snapshot: &Snapshot,
     config: &SandboxConfig,
     timing: &Timing,
 ) -> Result<Started> {
-    if let Some(Snapshot { name, machine }) = &config.snapshot {
-        // Nothing else would be a copy.
-        let (vm, log) = fork(hypervisor, machine, config, timing).await?;
-        let snapshot = name.clone();
-        return Ok((vm, log, Origin::Copied { snapshot }));
-    }
-    let reason = match &config.templates {
-        None => "templates are off".to_owned(),
-        Some(templates) => match forked(hypervisor, templates, config, timing).await {
-            Ok(started) => return Ok(started),
-            Err(reason) => reason,
-        },
+    let (vm, log) = fork(hypervisor, &snapshot.machine, config, timing).await?;
+    let origin = Origin::Copied {
+        snapshot: snapshot.name.clone(),
     };
+    Ok(Started { vm, log, origin })
+}
+
+/// A machine that boots, and why it was not forked. Its agent is ready.
+pub(crate) async fn booted(
+    hypervisor: &dyn Hypervisor,
+    config: &SandboxConfig,
+    reason: String,
+    timing: &Timing,
+) -> Result<Started> {
     let vm = {
         let _stage = timing.stage("machine");
         hypervisor.boot(&config.vm).await?
     };
     let _stage = timing.stage("guest boot");
     let log = wait_for_agent(vm.as_ref(), &config.vm.console, config.boot_deadline).await?;
-    Ok((vm, log, Origin::Booted { reason }))
+    let origin = Origin::Booted { reason };
+    Ok(Started { vm, log, origin })
 }
 
-/// A fork, or why there is none.
-async fn forked(
+/// A fork, or why there is none. Whether its agent lives is seen when it is asked something:
+/// it was connected before it was frozen.
+pub(crate) async fn forked(
     hypervisor: &dyn Hypervisor,
     templates: &TemplateStore,
     config: &SandboxConfig,
     timing: &Timing,
-) -> std::result::Result<Started, String> {
+) -> std::result::Result<(Started, Template), String> {
     let template = {
         let _stage = timing.stage("template");
         templates
@@ -100,19 +109,24 @@ async fn forked(
     };
     match fork(hypervisor, &template, config, timing).await {
         Ok((vm, log)) => {
-            let template = template.key;
-            Ok((vm, log, Origin::Forked { template }))
+            let key = template.key.clone();
+            let origin = Origin::Forked { template: key };
+            Ok((Started { vm, log, origin }, template))
         }
-        Err(error) => {
-            tracing::warn!(
-                %error,
-                template = template.short_key(),
-                "a fork did not come up; its template is removed and the machine boots"
-            );
-            templates.discard(&template);
-            Err(format!("a fork did not come up: {error}"))
-        }
+        Err(error) => Err(discard(templates, &template, &error)),
     }
+}
+
+/// Removes a template of which a fork did not come up. Returns the reason for what is done
+/// instead.
+pub(crate) fn discard(templates: &TemplateStore, template: &Template, error: &Error) -> String {
+    tracing::warn!(
+        %error,
+        template = template.short_key(),
+        "a fork did not come up; its template is removed and the machine boots"
+    );
+    templates.discard(template);
+    format!("a fork did not come up: {error}")
 }
 
 async fn fork(
@@ -121,8 +135,7 @@ async fn fork(
     config: &SandboxConfig,
     timing: &Timing,
 ) -> Result<(Box<dyn RunningVm>, UnixStream)> {
-    // With what a boot may take, the two together stay within twice the deadline.
-    let deadline = config.boot_deadline / 2;
+    let deadline = fork_deadline(config);
     let vm = {
         let _stage = timing.stage("machine");
         tokio::time::timeout(deadline, hypervisor.fork(template, &config.vm))
@@ -134,7 +147,13 @@ async fn fork(
     Ok((vm, log))
 }
 
-fn late(console: &Path, deadline: Duration) -> Error {
+/// How long each part of a fork's start may take: with what a boot may take, all together
+/// stay within thrice the deadline.
+pub(crate) fn fork_deadline(config: &SandboxConfig) -> Duration {
+    config.boot_deadline / 2
+}
+
+pub(crate) fn late(console: &Path, deadline: Duration) -> Error {
     Error::BootDeadline {
         deadline,
         console: console::tail(console),

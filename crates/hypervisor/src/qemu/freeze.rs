@@ -136,7 +136,7 @@ pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> 
         .map_err(Error::host("cannot pass a file on"))?;
     let (vsock, control) = device::vsock(
         &qemu.devices_program,
-        &config.run_directory,
+        directory,
         &guest(&config),
         false,
         Some(given),
