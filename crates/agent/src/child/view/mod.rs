@@ -60,7 +60,7 @@ impl View<'_> {
             self.place(&root, mount)?;
         }
         if let Some(mount) = new_file_system(mounts, Path::new("/dev")) {
-            let is_filled = self.premade.find(mount).is_some();
+            let is_filled = self.premade(mount).is_some();
             device::populate(&root, self.spec, is_filled)?;
         }
         for (source, target) in self.files {
@@ -70,11 +70,14 @@ impl View<'_> {
         }
         if let Some(linux) = self.spec.linux() {
             self.set_parameters()?;
-            for path in linux.readonly_paths().iter().flatten() {
-                mask::read_only(&root, Path::new(path))?;
+            let is_left = |path: &&Path| !self.premade.protects(path, mounts, Some(linux));
+            let read_only = linux.readonly_paths().iter().flatten().map(Path::new);
+            for path in read_only.filter(is_left) {
+                mask::read_only(&root, path)?;
             }
-            for path in linux.masked_paths().iter().flatten() {
-                mask::mask(&root, Path::new(path))?;
+            let masked = linux.masked_paths().iter().flatten().map(Path::new);
+            for path in masked.filter(is_left) {
+                mask::mask(&root, path)?;
             }
         }
         self.create_working_folder(&root)?;
@@ -102,7 +105,7 @@ impl View<'_> {
             return restrict(root, destination, &options);
         }
         let target = root.folder(destination)?;
-        if let Some(point) = self.premade.find(mount) {
+        if let Some(point) = self.premade(mount) {
             return mount_move(point, descriptor_path(&target).as_str()).map_err(failed());
         }
         let kind = match kind {
@@ -114,6 +117,11 @@ impl View<'_> {
         rustix::mount::mount(&source, path.as_str(), kind, options.flags, data.as_deref())
             .map_err(failed())?;
         options.propagate(root, destination)
+    }
+
+    /// Where a file system is that is just as a mount asks for.
+    fn premade(&self, mount: &Mount) -> Option<&Path> {
+        self.premade.find(mount, self.spec.linux().as_ref())
     }
 
     /// Kernel parameters of the container's own namespaces; the agent's `/proc` shows
