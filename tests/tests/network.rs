@@ -467,5 +467,8 @@ fn a_machine_ends_with_its_network() {
     assert_eq!(caisson.ok(["wait", "box"]), "137\n");
     let state = &caisson.inspect("box")["State"];
     let error = state["Error"].as_str().expect("a reason");
-    assert!(error.contains("its network (passt) ended"), "{state}");
+    assert!(
+        error.contains("its network (passt) ended: signal: 9"),
+        "{state}"
+    );
 }

@@ -5,11 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use crate::change::Change;
 use crate::guest::Guest;
 use crate::namespace::Joined;
 use crate::passt::UserMode;
-use crate::{Error, Result};
+use crate::{Condition, Error, Result};
 
 /// The networks of one sandbox. Clones are the same attachment.
 #[derive(Debug, Clone)]
@@ -89,12 +91,21 @@ impl Attachment {
         }
     }
 
-    /// Waits until frames go through, or says why they never will. Blocks, but not
-    /// for longer than a program takes to start.
-    pub fn ready(&self) -> Result<()> {
+    /// Waits until frames go through, or would if there were any, or says why they never
+    /// will. It takes no longer than a program takes to start.
+    pub async fn ready(&self) -> Result<()> {
         match &*self.0 {
-            Holder::UserMode { user, .. } => user.ready(),
+            Holder::UserMode { user, .. } => user.stack.ready().await,
             Holder::Namespace(_) => Ok(()),
+        }
+    }
+
+    /// How it is with it, for whoever has to know of its end or of new [`Self::processes`];
+    /// none if it has no process and lasts until it is ended.
+    pub fn condition(&self) -> Option<watch::Receiver<Condition>> {
+        match &*self.0 {
+            Holder::UserMode { user, .. } => Some(user.stack.condition()),
+            Holder::Namespace(_) => None,
         }
     }
 
@@ -106,10 +117,10 @@ impl Attachment {
         }
     }
 
-    /// Host processes that belong to it.
+    /// Host processes that belong to it now.
     pub fn processes(&self) -> Vec<u32> {
         match &*self.0 {
-            Holder::UserMode { user, .. } => vec![user.process()],
+            Holder::UserMode { user, .. } => user.stack.process().into_iter().collect(),
             Holder::Namespace(_) => Vec::new(),
         }
     }

@@ -22,6 +22,7 @@ pub mod passt;
 mod port;
 mod program;
 mod relay;
+mod stack;
 mod tap;
 
 pub use attachment::{Attachment, Link};
@@ -33,3 +34,4 @@ pub use guard::Spoofing;
 pub use guest::{Guest, Interface, Neighbour, Route};
 pub use namespace::Namespace;
 pub use port::{PortMapping, Protocol, parse_ports, reserve};
+pub use stack::Condition;

@@ -2,23 +2,17 @@
 //! guest sends. It needs no privileges and no set-up.
 
 use std::ffi::OsString;
-use std::io::{self, PipeReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use caisson_netlink::{Cidr, Mac};
-use command_fds::{CommandFdExt, FdMapping};
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::Mode;
 
 use crate::attachment::Holder;
 use crate::filter::{Filter, Ipv6};
 use crate::relay::Relay;
+use crate::stack::{CONNECTION, Launch, STARTED, Stack};
 use crate::{
     Attachment, Egress, Error, Guest, Interface, Link, PortMapping, Protocol, Result, Route, host,
 };
@@ -51,12 +45,6 @@ const STACK_MAC: &str = "02:00:00:00:00:01";
 /// Largest packet that the stack takes; the larger, the fewer.
 const MTU: u32 = 65_520;
 
-/// Seconds that the stack may take to start.
-const START_DEADLINE: i64 = 10;
-
-/// Most of its complaints that are kept.
-const COMPLAINT_LIMIT: u64 = 4096;
-
 /// A user-mode network to be made.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -76,9 +64,7 @@ pub struct Config {
 #[derive(Debug)]
 pub(crate) struct UserMode {
     relay: Mutex<Option<Relay>>,
-    process: Mutex<Child>,
-    pid: u32,
-    started: Mutex<Option<PipeReader>>,
+    pub(crate) stack: Arc<Stack>,
 }
 
 /// Starts a user-mode network. It is usable once [`Attachment::ready`] says so.
@@ -91,13 +77,15 @@ pub fn start(config: &Config) -> Result<Attachment> {
     });
     let pair = || UnixStream::pair().map_err(Error::host("make a socket pair"));
     let (machine, machine_end) = pair()?;
-    let (stack, stack_end) = pair()?;
-    let (started, process) = spawn(config, ipv6_from.as_deref(), stack_end.into())?;
+    let (ours, stack_end) = pair()?;
+    let stack = Stack::new(Launch {
+        program: find(&config.program)?,
+        arguments: arguments(config, ipv6_from.as_deref()),
+        connection: stack_end.into(),
+    });
     let user = UserMode {
         relay: Mutex::new(None),
-        pid: process.id(),
-        process: Mutex::new(process),
-        started: Mutex::new(Some(started)),
+        stack: Arc::clone(&stack),
     };
     let filter = Filter {
         mac: config.mac,
@@ -111,7 +99,8 @@ pub fn start(config: &Config) -> Result<Attachment> {
             .map(|port| port.container)
             .collect(),
     };
-    *lock(&user.relay) = Some(Relay::start(machine, stack, filter)?);
+    stack.start()?;
+    *lock(&user.relay) = Some(Relay::start(machine, ours, filter)?);
     Ok(Attachment::new(Holder::UserMode {
         user,
         guest: guest(config.mac, ipv6.is_some()),
@@ -154,76 +143,24 @@ fn guest(mac: Mac, ipv6: bool) -> Guest {
     }
 }
 
-/// Starts the stack. It closes the returned pipe when it is ready, having written
-/// its number before.
-fn spawn(
-    config: &Config,
-    ipv6_from: Option<&str>,
-    connection: OwnedFd,
-) -> Result<(PipeReader, Child)> {
-    const CONNECTION: i32 = 3;
-    const STARTED: i32 = 4;
-    let (started, writer) = io::pipe().map_err(Error::host("make a pipe"))?;
-    // Started by root, it has become somebody else by the time that it opens this.
-    rustix::fs::fchmod(&writer, Mode::from_raw_mode(0o622))
-        .map_err(Error::host("open a pipe to others"))?;
-    let program = find(&config.program)?;
-    let mut command = Command::new(&program);
-    command
-        .arg0("passt")
-        .args(arguments(config, ipv6_from, CONNECTION, STARTED))
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        // The terminal's signals are for the container.
-        .process_group(0)
-        .fd_mappings(vec![
-            FdMapping {
-                parent_fd: connection,
-                child_fd: CONNECTION,
-            },
-            FdMapping {
-                parent_fd: writer.into(),
-                child_fd: STARTED,
-            },
-        ])
-        .map_err(|error| Error::Host {
-            doing: "hand over descriptors".to_owned(),
-            source: io::Error::other(error),
-        })?;
-    let process = command
-        .spawn()
-        .map_err(|source| Error::Spawn { program, source })?;
-    Ok((started, process))
-}
-
 /// A path, or a name that is looked up in `PATH`.
 fn find(program: &Path) -> Result<PathBuf> {
     let missing = || Error::ProgramMissing {
         program: program.display().to_string(),
         remedy: "install it with `apt-get install passt`, or use `--network none`",
     };
-    if program.components().count() > 1 {
-        return program
-            .exists()
-            .then(|| program.to_owned())
-            .ok_or_else(missing);
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .map(|folder| folder.join(program))
-        .find(|file| file.is_file())
-        .ok_or_else(missing)
+    let found = if program.components().count() > 1 {
+        program.exists().then(|| program.to_owned())
+    } else {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path)
+            .map(|folder| folder.join(program))
+            .find(|file| file.is_file())
+    };
+    found.ok_or_else(missing)
 }
 
-fn arguments(
-    config: &Config,
-    ipv6_from: Option<&str>,
-    connection: i32,
-    started: i32,
-) -> Vec<OsString> {
+fn arguments(config: &Config, ipv6_from: Option<&str>) -> Vec<OsString> {
     // The guest is told everything by its agent, and the stack leads to no host but
     // others: the gateway is not the host's loopback.
     let mut arguments: Vec<String> = [
@@ -238,8 +175,8 @@ fn arguments(
     .map(str::to_owned)
     .into();
     let mut option = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
-    option("--fd", connection.to_string());
-    option("--pid", format!("/proc/self/fd/{started}"));
+    option("--fd", CONNECTION.to_string());
+    option("--pid", format!("/proc/self/fd/{STARTED}"));
     option("--mac-addr", STACK_MAC.to_owned());
     option("--mtu", MTU.to_string());
     option("--address", ADDRESS.to_string());
@@ -302,64 +239,11 @@ fn runs(ports: &[PortMapping], protocol: Protocol) -> Vec<String> {
 }
 
 impl UserMode {
-    pub(crate) fn process(&self) -> u32 {
-        self.pid
-    }
-
-    /// Waits until the stack listens on every port.
-    pub(crate) fn ready(&self) -> Result<()> {
-        let mut started = lock(&self.started);
-        let Some(pipe) = started.as_mut() else {
-            return Ok(());
-        };
-        const DOING: &str = "wait for passt";
-        let mut polled = [PollFd::new(&*pipe, PollFlags::IN)];
-        let deadline = Timespec {
-            tv_sec: START_DEADLINE,
-            tv_nsec: 0,
-        };
-        let answered =
-            rustix::event::poll(&mut polled, Some(&deadline)).map_err(Error::host(DOING))?;
-        let mut number = [0; 16];
-        if answered > 0 && pipe.read(&mut number).map_err(Error::host(DOING))? > 0 {
-            *started = None;
-            return Ok(());
-        }
-        Err(Error::Program {
-            program: "passt".to_owned(),
-            message: self.complaint(answered > 0),
-        })
-    }
-
-    /// Why it does not run.
-    fn complaint(&self, ended: bool) -> String {
-        let mut process = lock(&self.process);
-        if !ended {
-            return format!("it was not ready after {START_DEADLINE} s");
-        }
-        let mut text = Vec::new();
-        if let Some(stderr) = process.stderr.take() {
-            // It has ended, and so does the pipe.
-            let _ = stderr.take(COMPLAINT_LIMIT).read_to_end(&mut text);
-        }
-        let text = String::from_utf8_lossy(&text);
-        let lines: Vec<&str> = text
-            .lines()
-            // About its log, and about being started by root.
-            .filter(|line| !line.ends_with("to syslog") && !line.starts_with("Don't run as root"))
-            .collect();
-        lines.join("; ")
-    }
-}
-
-impl UserMode {
     /// Ends the stack and waits until nothing of it is left.
     pub(crate) fn end(&self) {
         // It ends with its connection; it is killed all the same, in case it hangs.
         drop(lock(&self.relay).take());
-        let mut process = lock(&self.process);
-        let _ = process.kill();
-        let _ = process.wait();
+        self.stack.end();
     }
 }
 

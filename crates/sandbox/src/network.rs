@@ -92,18 +92,6 @@ pub fn template_parameter(guest: &Guest) -> Result<String> {
     Ok(format!("{NETWORK_PARAMETER}={digits}"))
 }
 
-/// Waits until the host's side of the networks works.
-pub(crate) async fn ready(attachment: &Attachment) -> Result<()> {
-    let attachment = attachment.clone();
-    tokio::task::spawn_blocking(move || attachment.ready())
-        .await
-        .map_err(|error| Error::Host {
-            doing: "waiting for the network",
-            source: error.into(),
-        })??;
-    Ok(())
-}
-
 impl Sandbox {
     /// Brings what has changed in the host's network namespace into the guest. While the
     /// sandbox runs, this is done whenever something changes; whoever has to know that it

@@ -8,14 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use caisson_hypervisor::{ExitReason, Hypervisor, RunningVm, TemplateStore, VmConfig};
-use caisson_network::Attachment;
+use caisson_network::{Attachment, Condition};
 use caisson_protocol::agent::ConfigureRequest;
 use caisson_protocol::agent_ttrpc::AgentClient;
 use caisson_protocol::{AGENT_PORT, LOG_PORT, SHARE_TAG, STREAM_PORT};
 use protobuf::MessageField;
-use rustix::process::{Pid, PidfdFlags};
-use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{OwnedRwLockReadGuard, RwLock, watch};
 
 use crate::start::{self, Origin, Snapshot, Started};
@@ -171,7 +169,6 @@ impl Sandbox {
                 next_disk: AtomicU64::new(0),
             }),
         };
-        sandbox.watch_network()?;
         let request = ConfigureRequest {
             // In a copy it is mounted.
             share_tag: if config.vm.share.is_some() && config.snapshot.is_none() {
@@ -192,39 +189,37 @@ impl Sandbox {
             },
         }
         if let Some(attachment) = &sandbox.inner.network {
-            network::ready(attachment).await?;
+            attachment.ready().await?;
         }
+        sandbox.watch_network();
         sandbox.follow_network()?;
         drop(stage);
         Ok(sandbox)
     }
 
-    /// Ends the machine with the processes of its network: a guest without the network
-    /// that it was given is not what was asked for.
-    fn watch_network(&self) -> Result<()> {
-        let processes = self.inner.network.iter().flat_map(Attachment::processes);
-        for pid in processes.filter_map(|pid| Pid::from_raw(pid.cast_signed())) {
-            let watch = |error: std::io::Error| Error::Host {
-                doing: "watching the network",
-                source: error,
+    /// Ends the machine with its network: a guest without the network that it was given is
+    /// not what was asked for.
+    fn watch_network(&self) {
+        let Some(mut condition) = self.network_condition() else {
+            return;
+        };
+        let sandbox = Arc::downgrade(&self.inner);
+        tokio::spawn(async move {
+            let ended = condition.wait_for(|now| matches!(now, Condition::Ended(_)));
+            let Ok(Condition::Ended(reason)) = ended.await.as_deref().cloned() else {
+                return;
             };
-            let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
-                .map_err(|errno| watch(errno.into()))?;
-            // SAFETY: the descriptor belongs to the `OwnedFd`, never changes its number and
-            // is closed only when it is dropped with the `AsyncFd`.
-            let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }
-                .map_err(|error| watch(error.into()))?;
-            let sandbox = Arc::downgrade(&self.inner);
-            tokio::spawn(async move {
-                if pidfd.readable().await.is_err() {
-                    return;
-                }
-                if let Some(inner) = sandbox.upgrade() {
-                    inner.network_ended().await;
-                }
-            });
-        }
-        Ok(())
+            if let Some(inner) = sandbox.upgrade() {
+                inner.network_ended(&reason).await;
+            }
+        });
+    }
+
+    /// How it is with the network, if a process carries it: [`Self::processes`] has that process
+    /// from when it is needed.
+    pub fn network_condition(&self) -> Option<watch::Receiver<Condition>> {
+        let attachment = self.inner.network.as_ref();
+        attachment.and_then(Attachment::condition)
     }
 
     async fn configure(
@@ -398,7 +393,7 @@ impl Sandbox {
         &self.inner.origin
     }
 
-    /// The processes of the machine and of its network on the host.
+    /// The processes of the machine and of its network on the host, as of now.
     pub fn processes(&self) -> Vec<u32> {
         let network = self.inner.network.iter().flat_map(Attachment::processes);
         self.inner
@@ -411,11 +406,11 @@ impl Sandbox {
 }
 
 impl Inner {
-    async fn network_ended(&self) {
+    async fn network_ended(&self, reason: &str) {
         // In an orderly end, the machine goes first.
         let ended = tokio::time::timeout(Duration::ZERO, self.vm.wait()).await;
         if ended.is_err() {
-            let reason = ExitReason::ProcessDied("its network (passt) ended".to_owned());
+            let reason = ExitReason::ProcessDied(format!("its network (passt) ended: {reason}"));
             // There is one reason: the first.
             let _ = self.lost.set(reason);
             if let Err(error) = self.vm.kill().await {
