@@ -449,26 +449,3 @@ fn networks_that_do_not_exist_are_named() {
         "{error}"
     );
 }
-
-#[test]
-fn a_machine_ends_with_its_network() {
-    let caisson = Caisson::new();
-    caisson.ok(["run", "-d", "--name", "box", "busybox", "sleep", "1000"]);
-    let found = caisson.inspect("box");
-    let pids = found["MachinePids"].as_array().expect("pids").iter();
-    let passt = pids
-        .filter_map(|pid| u32::try_from(pid.as_u64()?).ok())
-        .find(|pid| {
-            let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
-            name.is_ok_and(|name| name.starts_with("passt"))
-        })
-        .expect("a process of the network");
-    kill(passt, "KILL");
-    assert_eq!(caisson.ok(["wait", "box"]), "137\n");
-    let state = &caisson.inspect("box")["State"];
-    let error = state["Error"].as_str().expect("a reason");
-    assert!(
-        error.contains("its network (passt) ended: signal: 9"),
-        "{state}"
-    );
-}

@@ -13,13 +13,13 @@ use caisson_netlink::Mac;
 use crate::Egress;
 
 pub(crate) const ETHERNET: usize = 14;
-const ARP: [u8; 2] = [0x08, 0x06];
+pub(crate) const ARP: [u8; 2] = [0x08, 0x06];
 pub(crate) const IPV4: [u8; 2] = [0x08, 0x00];
 pub(crate) const IPV6: [u8; 2] = [0x86, 0xdd];
 const ICMP: u8 = 1;
 pub(crate) const TCP: u8 = 6;
 const UDP: u8 = 17;
-const ICMPV6: u8 = 58;
+pub(crate) const ICMPV6: u8 = 58;
 
 /// Neighbour discovery (RFC 4861).
 const ROUTER_ADVERTISEMENT: u8 = 134;

@@ -18,6 +18,7 @@ mod guest;
 mod handshake;
 mod host;
 mod namespace;
+mod need;
 pub mod passt;
 mod port;
 mod program;

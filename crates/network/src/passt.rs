@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use caisson_netlink::{Cidr, Mac};
+use rustix::fs::Access;
+use rustix::io::Errno;
 
 use crate::attachment::Holder;
 use crate::filter::{Filter, Ipv6};
-use crate::relay::Relay;
+use crate::relay::{Begin, Relay};
 use crate::stack::{CONNECTION, Launch, STARTED, Stack};
 use crate::{
     Attachment, Egress, Error, Guest, Interface, Link, PortMapping, Protocol, Result, Route, host,
@@ -68,6 +70,9 @@ pub(crate) struct UserMode {
 }
 
 /// Starts a user-mode network. It is usable once [`Attachment::ready`] says so.
+///
+/// With published ports, the stack runs from now on. Without any, nobody can connect to the guest,
+/// and the stack is started when the guest first sends something that needs it.
 pub fn start(config: &Config) -> Result<Attachment> {
     let ipv6_from = host::ipv6_interface();
     let ipv6 = ipv6_from.is_some().then_some(Ipv6 {
@@ -99,8 +104,13 @@ pub fn start(config: &Config) -> Result<Attachment> {
             .map(|port| port.container)
             .collect(),
     };
-    stack.start()?;
-    *lock(&user.relay) = Some(Relay::start(machine, ours, filter)?);
+    let begin: Option<Begin> = if config.ports.is_empty() {
+        Some(Box::new(move || stack.start()))
+    } else {
+        stack.start()?;
+        None
+    };
+    *lock(&user.relay) = Some(Relay::start(machine, ours, filter, begin)?);
     Ok(Attachment::new(Holder::UserMode {
         user,
         guest: guest(config.mac, ipv6.is_some()),
@@ -143,7 +153,8 @@ fn guest(mac: Mac, ipv6: bool) -> Guest {
     }
 }
 
-/// A path, or a name that is looked up in `PATH`.
+/// A path, or a name that is looked up in `PATH`. What a start would say of the file is said now:
+/// the start may be long after the container's.
 fn find(program: &Path) -> Result<PathBuf> {
     let missing = || Error::ProgramMissing {
         program: program.display().to_string(),
@@ -157,7 +168,18 @@ fn find(program: &Path) -> Result<PathBuf> {
             .map(|folder| folder.join(program))
             .find(|file| file.is_file())
     };
-    found.ok_or_else(missing)
+    let program = found.ok_or_else(missing)?;
+    let executable = match rustix::fs::access(&program, Access::EXEC_OK) {
+        Ok(()) if !program.is_file() => Err(Errno::ACCESS),
+        other => other,
+    };
+    match executable {
+        Ok(()) => Ok(program),
+        Err(errno) => Err(Error::Spawn {
+            program,
+            source: errno.into(),
+        }),
+    }
 }
 
 fn arguments(config: &Config, ipv6_from: Option<&str>) -> Vec<OsString> {
@@ -241,7 +263,8 @@ fn runs(ports: &[PortMapping], protocol: Protocol) -> Vec<String> {
 impl UserMode {
     /// Ends the stack and waits until nothing of it is left.
     pub(crate) fn end(&self) {
-        // It ends with its connection; it is killed all the same, in case it hangs.
+        // It ends with its connection; it is killed all the same, in case it hangs. If the relay
+        // is about to start it, that is done before the relay has ended.
         drop(lock(&self.relay).take());
         self.stack.end();
     }

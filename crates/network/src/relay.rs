@@ -1,4 +1,7 @@
 //! Carries frames between a machine and the user-mode stack, one thread each way.
+//!
+//! The stack may be one that is not there before it is needed. The connection to it is, so that
+//! frames wait there while it starts, in their order; once it is full, the machine waits.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -8,6 +11,7 @@ use std::thread::JoinHandle;
 
 use crate::filter::Filter;
 use crate::handshake;
+use crate::need::needs_stack;
 use crate::{Error, Result};
 
 /// Bytes read at a time: two of the largest frames and then some.
@@ -19,6 +23,9 @@ const LONGEST: usize = 65_535 + 14;
 /// Bytes of the length before each frame.
 const LENGTH: usize = 4;
 
+/// Starts the stack at the other end.
+pub(crate) type Begin = Box<dyn FnOnce() -> Result<()> + Send>;
+
 /// Threads that carry frames until one side ends or they are dropped.
 #[derive(Debug)]
 pub(crate) struct Relay {
@@ -28,8 +35,14 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// Begins to carry frames. What the machine sends goes through the filter.
-    pub(crate) fn start(machine: UnixStream, stack: UnixStream, filter: Filter) -> Result<Self> {
+    /// Begins to carry frames. What the machine sends goes through the filter. The stack runs,
+    /// or else `begin` is called before the first frame that needs it.
+    pub(crate) fn start(
+        machine: UnixStream,
+        stack: UnixStream,
+        filter: Filter,
+        begin: Option<Begin>,
+    ) -> Result<Self> {
         let failed = || Error::host("carry frames");
         let (from_machine, to_stack) = copies(&machine, &stack).map_err(failed())?;
         let (to_machine, from_stack) = copies(&machine, &stack).map_err(failed())?;
@@ -37,7 +50,7 @@ impl Relay {
         let to_machine = Arc::new(Frames(Mutex::new(to_machine)));
         let answers = Arc::clone(&to_machine);
         let outgoing = thread("frames out", move || {
-            let ended = carry_filtered(&from_machine, &to_stack, &filter, &answers);
+            let ended = carry_filtered(&from_machine, &to_stack, &filter, &answers, begin);
             end("from the machine", ended, &from_machine, &to_stack);
         })
         .map_err(failed())?;
@@ -72,7 +85,7 @@ fn copies(machine: &UnixStream, stack: &UnixStream) -> io::Result<(UnixStream, U
 fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new()
         .name(name.to_owned())
-        .stack_size(64 << 10)
+        .stack_size(128 << 10)
         .spawn(run)
 }
 
@@ -131,18 +144,64 @@ fn carry_filtered(
     mut to: &UnixStream,
     filter: &Filter,
     answers: &Frames,
+    mut begin: Option<Begin>,
 ) -> io::Result<()> {
-    for frame in filter.introductions() {
-        to.write_all(&with_length(&frame))?;
+    if begin.is_none() {
+        introduce(to, filter)?;
     }
     carry(from, |bytes| {
+        let mut unheard = 0;
+        if let Some(waiting) = begin.take() {
+            let found = first_needed(bytes, filter)?;
+            unheard = found.before;
+            if !found.there {
+                begin = Some(waiting);
+                return Ok(unheard);
+            }
+            waiting().map_err(io::Error::other)?;
+            introduce(to, filter)?;
+        }
+        let bytes = &mut bytes[unheard..];
         let sifted = sift(bytes, filter)?;
         to.write_all(&bytes[..sifted.allowed])?;
         // The stack has been told before the guest goes on.
         if !sifted.answers.is_empty() {
             answers.write(&sifted.answers)?;
         }
-        Ok(sifted.used)
+        Ok(unheard + sifted.used)
+    })
+}
+
+/// The first that the stack hears is where its guest is.
+fn introduce(mut stack: &UnixStream, filter: &Filter) -> io::Result<()> {
+    for frame in filter.introductions() {
+        stack.write_all(&with_length(&frame))?;
+    }
+    Ok(())
+}
+
+/// Where the first frame is that needs the stack.
+struct FirstNeeded {
+    /// Bytes of whole frames before it, which nobody would answer.
+    before: usize,
+    /// Whether there is one.
+    there: bool,
+}
+
+fn first_needed(bytes: &[u8], filter: &Filter) -> io::Result<FirstNeeded> {
+    let mut before = 0;
+    while let Some(frame) = first(&bytes[before..])? {
+        if needs_stack(frame, filter) {
+            return Ok(FirstNeeded {
+                before,
+                there: true,
+            });
+        }
+        before += LENGTH + frame.len();
+    }
+    Ok(FirstNeeded {
+        before,
+        there: false,
     })
 }
 
@@ -227,7 +286,7 @@ mod tests {
     fn forbidden_frames_are_left_out_wherever_reads_end() {
         let (mut machine, theirs) = UnixStream::pair().expect("pair");
         let (ours, mut stack) = UnixStream::pair().expect("pair");
-        let relay = Relay::start(theirs, ours, filter()).expect("a relay");
+        let relay = Relay::start(theirs, ours, filter(), None).expect("a relay");
         let mut introduction = vec![0; LENGTH + 42];
         stack
             .read_exact(&mut introduction)
@@ -315,7 +374,7 @@ mod tests {
     fn a_guest_that_accepts_a_connection_is_answered_between_frames() {
         let (mut machine, theirs) = UnixStream::pair().expect("pair");
         let (ours, mut stack) = UnixStream::pair().expect("pair");
-        let _relay = Relay::start(theirs, ours, filter()).expect("a relay");
+        let _relay = Relay::start(theirs, ours, filter(), None).expect("a relay");
         let mut introduction = vec![0; LENGTH + 42];
         stack
             .read_exact(&mut introduction)
@@ -345,11 +404,83 @@ mod tests {
         assert_eq!(whole, from_stack);
     }
 
+    /// A question for the address that ends so, of any length.
+    fn question(last: u8, padding: usize) -> Vec<u8> {
+        let mut frame = arp(15, 10 + padding);
+        frame[LENGTH + 38..LENGTH + 42].copy_from_slice(&[10, 0, 2, last]);
+        frame
+    }
+
+    #[test]
+    fn the_stack_is_begun_by_the_first_frame_that_needs_it_and_misses_none_after() {
+        let (mut machine, theirs) = UnixStream::pair().expect("pair");
+        let (ours, stack_end) = UnixStream::pair().expect("pair");
+        // What nobody answers: announcements of the guest, and what is not allowed.
+        let quiet = [question(15, 60_000), arp(3, 60_000), question(15, 0)].concat();
+        let mut wanted = Vec::new();
+        for number in 0..40 {
+            // More than connections hold; announcements are for the stack by now.
+            wanted.extend(question(2, 20_000 + number));
+            wanted.extend(question(15, number));
+        }
+        let sent = [&quiet[..], &quiet, &wanted].concat();
+        let writer = std::thread::spawn(move || {
+            for part in sent.chunks(777) {
+                machine.write_all(part).expect("written");
+            }
+            machine
+        });
+        let (begun, begins) = std::sync::mpsc::channel();
+        let begin: Begin = Box::new(move || {
+            begun.send(stack_end).expect("somebody waits");
+            Ok(())
+        });
+        let _relay = Relay::start(theirs, ours, filter(), Some(begin)).expect("a relay");
+        let mut stack = begins.recv().expect("it is begun");
+        let mut received = vec![0; LENGTH + 42 + wanted.len()];
+        stack.read_exact(&mut received).expect("frames");
+        assert_eq!(received[LENGTH + 6..LENGTH + 12], MAC, "an introduction");
+        assert!(received[LENGTH + 42..] == wanted);
+        let mut machine = writer.join().expect("written");
+        stack.write_all(&with_length(b"back")).expect("written");
+        let mut back = [0; 8];
+        machine.read_exact(&mut back).expect("read");
+        assert_eq!(&back[LENGTH..], b"back");
+        assert!(begins.recv().is_err(), "it is begun once");
+    }
+
+    #[test]
+    fn a_stack_that_nobody_needed_is_not_begun() {
+        let (mut machine, theirs) = UnixStream::pair().expect("pair");
+        let (ours, mut stack) = UnixStream::pair().expect("pair");
+        let begin: Begin = Box::new(|| panic!("nobody needs it"));
+        let relay = Relay::start(theirs, ours, filter(), Some(begin)).expect("a relay");
+        machine.write_all(&question(15, 9)).expect("written");
+        machine.shutdown(Shutdown::Write).expect("the end");
+        let mut said = Vec::new();
+        stack.read_to_end(&mut said).expect("the end");
+        assert!(said.is_empty());
+        drop(relay);
+    }
+
+    #[test]
+    fn a_stack_that_cannot_be_begun_ends_it() {
+        let (mut machine, theirs) = UnixStream::pair().expect("pair");
+        let (ours, mut stack) = UnixStream::pair().expect("pair");
+        let begin: Begin = Box::new(|| Err(crate::Error::NoNamespace));
+        let _relay = Relay::start(theirs, ours, filter(), Some(begin)).expect("a relay");
+        machine.write_all(&question(2, 0)).expect("written");
+        let mut said = Vec::new();
+        stack.read_to_end(&mut said).expect("the end");
+        assert!(said.is_empty());
+        assert_eq!(machine.read(&mut [0]).expect("the end"), 0);
+    }
+
     #[test]
     fn a_length_that_cannot_be_ends_it() {
         let (mut machine, theirs) = UnixStream::pair().expect("pair");
         let (ours, mut stack) = UnixStream::pair().expect("pair");
-        let _relay = Relay::start(theirs, ours, filter()).expect("a relay");
+        let _relay = Relay::start(theirs, ours, filter(), None).expect("a relay");
         machine.write_all(&u32::MAX.to_be_bytes()).expect("written");
         let mut rest = Vec::new();
         stack.read_to_end(&mut rest).expect("the end");

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, anyhow, bail};
 use caisson_hypervisor::template::Recipe;
+use caisson_network::Condition;
 use caisson_sandbox::timing::Timing;
 use caisson_sandbox::{self as sandbox, Exit, Process, Sandbox};
 use tokio::net::unix::OwnedWriteHalf;
@@ -224,6 +225,11 @@ impl Live {
         sessions.spawn_local(session::serve(self.clone(), starter, true));
         let begin = Instant::now();
         let init = self.guest.init().clone();
+        let mut network = self.sandbox.network_condition();
+        if let Some(network) = &mut network {
+            // It may have changed while the container was being made.
+            network.mark_changed();
+        }
         let exit = {
             let wait = init.wait();
             tokio::pin!(wait);
@@ -234,6 +240,7 @@ impl Live {
                         sessions.spawn_local(session::serve(self.clone(), connection, false));
                     }
                     Some(_) = sessions.join_next() => {}
+                    () = changed(&mut network) => self.note_processes(),
                 }
             }
         };
@@ -374,6 +381,17 @@ impl Live {
         Ok(())
     }
 
+    /// Writes down what the machine's processes are by now, for `inspect`.
+    fn note_processes(&self) {
+        let processes = self.sandbox.processes();
+        if self.state.borrow().machine_pids == processes {
+            return;
+        }
+        if let Err(error) = self.update(|state| state.machine_pids = processes) {
+            tracing::warn!("the machine's processes are not written down: {error:#}");
+        }
+    }
+
     fn audience(&self, source: Source) -> &Audience {
         match source {
             Source::Output => &self.stdout,
@@ -400,6 +418,16 @@ impl Live {
             }
         }
     }
+}
+
+/// Waits for another condition of the network; for ever, if there is none to come.
+async fn changed(network: &mut Option<watch::Receiver<Condition>>) {
+    if let Some(receiver) = network
+        && receiver.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// Writes down how it ended, or removes everything for `--rm`.
