@@ -163,6 +163,9 @@ impl Filter {
         /// "Use for experimentation and testing" (RFC 3692): the stack takes note of
         /// the addresses and drops the packet.
         const NOTHING: u8 = 253;
+        /// The same of ICMPv6 (RFC 4443): over IPv6, the stack takes 253 for a header before
+        /// another one, finds none, and drops the packet before it takes note of anything.
+        const EXPERIMENT: u8 = 200;
         let ethernet = |kind: [u8; 2]| {
             let mut frame = vec![0xff; 6];
             frame.extend_from_slice(&self.mac);
@@ -178,10 +181,10 @@ impl Filter {
         if let Some(ours) = self.ipv6 {
             for address in [ours.global, ours.link_local] {
                 let mut ipv6 = ethernet(IPV6);
-                ipv6.extend_from_slice(&[0x60, 0, 0, 0, 0, 8, NOTHING, 1]);
+                ipv6.extend_from_slice(&[0x60, 0, 0, 0, 0, 8, ICMPV6, 1]);
                 ipv6.extend_from_slice(&address.octets());
                 ipv6.extend_from_slice(&address.octets());
-                ipv6.extend_from_slice(&[0; 8]);
+                ipv6.extend_from_slice(&[EXPERIMENT, 0, 0, 0, 0, 0, 0, 0]);
                 frames.push(ipv6);
             }
         }
