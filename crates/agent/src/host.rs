@@ -37,7 +37,7 @@ impl Host {
         Ok(())
     }
 
-    /// A program runs: the log may begin.
+    /// A program runs, or nobody waits for one: the log may begin.
     pub fn program_runs(&self) {
         self.busy.notify_one();
     }

@@ -50,6 +50,8 @@ pub async fn serve(started_ns: i64) -> Result<()> {
         disks.prepare(wanted.new_disk.as_deref())?;
         spare.prepare(&cgroup, &reaper).await?;
         device::prepare_to_bind()?;
+        // What has been logged so far is the same for all forks: it is not theirs to send.
+        host.program_runs();
     }
     // All ports listen: this connection is how the host learns that. In a template it is
     // there when the machine is frozen.

@@ -148,8 +148,13 @@ impl Sandbox {
         deadline: Option<Duration>,
         timing: &Timing,
     ) -> Result<Self> {
-        let Started { vm, log, origin } = started;
-        tokio::spawn(keep_log(log, config.guest_log.clone()));
+        let Started {
+            vm,
+            log,
+            logged,
+            origin,
+        } = started;
+        tokio::spawn(keep_log(log, logged, config.guest_log.clone()));
 
         let stage = timing.stage("agent");
         let client = connect(vm.as_ref(), &config.vm.console).await?;
@@ -313,7 +318,7 @@ impl Sandbox {
     pub(crate) async fn reconnect(&self) -> Result<()> {
         let inner = &self.inner;
         let log = start::wait_for_agent(inner.vm.as_ref(), &inner.console, RETURN_DEADLINE).await?;
-        tokio::spawn(keep_log(log, inner.guest_log.clone()));
+        tokio::spawn(keep_log(log, None, inner.guest_log.clone()));
         let client = connect(inner.vm.as_ref(), &inner.console).await?;
         let mut link = self.link();
         link.client = client;
@@ -453,11 +458,18 @@ pub(crate) fn describe(reason: &ExitReason) -> String {
 
 /// Writes what the guest logs to a file, a bounded part of it; reads on after
 /// that, so that the guest does not block.
-async fn keep_log(stream: std::os::unix::net::UnixStream, path: PathBuf) {
+async fn keep_log(stream: std::os::unix::net::UnixStream, before: Option<PathBuf>, path: PathBuf) {
+    let open = || {
+        let mut file = std::fs::File::create(&path)?;
+        if let Some(before) = before {
+            std::io::copy(&mut std::fs::File::open(before)?, &mut file)?;
+        }
+        Ok::<_, std::io::Error>(file)
+    };
     let opened = stream
         .set_nonblocking(true)
         .and_then(|()| tokio::net::UnixStream::from_std(stream))
-        .and_then(|stream| Ok((stream, std::fs::File::create(&path)?)));
+        .and_then(|stream| Ok((stream, open()?)));
     let (mut stream, mut file) = match opened {
         Ok(opened) => opened,
         Err(error) => {

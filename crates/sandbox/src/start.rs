@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use caisson_hypervisor::template::{self, Template};
@@ -58,6 +58,8 @@ pub(crate) struct Started {
     pub(crate) vm: Box<dyn RunningVm>,
     /// The log of its agent.
     pub(crate) log: UnixStream,
+    /// What the log begins with, if it did before the machine was frozen.
+    pub(crate) logged: Option<PathBuf>,
     pub(crate) origin: Origin,
 }
 
@@ -72,7 +74,12 @@ pub(crate) async fn copied(
     let origin = Origin::Copied {
         snapshot: snapshot.name.clone(),
     };
-    Ok(Started { vm, log, origin })
+    Ok(Started {
+        vm,
+        log,
+        logged: None,
+        origin,
+    })
 }
 
 /// A machine that boots, and why it was not forked. Its agent is ready.
@@ -89,7 +96,12 @@ pub(crate) async fn booted(
     let _stage = timing.stage("guest boot");
     let log = wait_for_agent(vm.as_ref(), &config.vm.console, config.boot_deadline).await?;
     let origin = Origin::Booted { reason };
-    Ok(Started { vm, log, origin })
+    Ok(Started {
+        vm,
+        log,
+        logged: None,
+        origin,
+    })
 }
 
 /// A fork, or why there is none. Whether its agent lives is seen when it is asked something:
@@ -110,8 +122,13 @@ pub(crate) async fn forked(
     match fork(hypervisor, &template, config, timing).await {
         Ok((vm, log)) => {
             let key = template.key.clone();
-            let origin = Origin::Forked { template: key };
-            Ok((Started { vm, log, origin }, template))
+            let started = Started {
+                vm,
+                log,
+                logged: Some(template.log()),
+                origin: Origin::Forked { template: key },
+            };
+            Ok((started, template))
         }
         Err(error) => Err(discard(templates, &template, &error)),
     }

@@ -67,6 +67,7 @@ mod tests {
             guest_initiated: guest_port == 9,
             buf_alloc: 1,
             fwd_cnt: 2,
+            told_fwd_cnt: 1,
             tx_cnt: 3,
             peer_buf_alloc: 4,
             peer_fwd_cnt: u32::MAX,

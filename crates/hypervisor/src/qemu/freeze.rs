@@ -2,7 +2,7 @@
 //! and its memory and state stay in files.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::sockets::{self, Sockets};
 use super::{Accelerator, Qemu, boot_files, file, guest, jail, medium, pair};
 use crate::device::{self, Control};
 use crate::process::{Descriptors, Process};
-use crate::template::{FileIdentity, MEMORY, Recipe, STATE};
+use crate::template::{self, FileIdentity, LOG_LIMIT, MEMORY, Recipe, STATE};
 use crate::{Error, Result, VmConfig};
 
 /// Changes whenever a template is made or used in another way.
@@ -169,8 +169,8 @@ pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> 
         },
         ended = end(&mut console) => Err(ended),
     };
-    let connections = match connected {
-        Ok(connections) => connections,
+    let (log, connections) = match connected {
+        Ok(connected) => connected,
         Err(error) => return Err(failed(process, "booting a template", error).await),
     };
     tokio::time::sleep(SETTLE).await;
@@ -181,7 +181,11 @@ pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> 
         Ok(sockets)
     };
     match frozen.await {
-        Ok(sockets) => sockets.write(directory)?,
+        Ok(sockets) => {
+            sockets.write(directory)?;
+            let path = template::log(directory);
+            keep(log, &path).map_err(file(&path))?;
+        }
         Err(error) => return Err(failed(process, "freezing a template", error).await),
     }
     process.kill().await;
@@ -196,11 +200,19 @@ pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> 
 }
 
 /// Waits for the agent's call, and calls it.
-async fn connected(control: &Control) -> Result<Vec<UnixStream>> {
+async fn connected(control: &Control) -> Result<(UnixStream, Vec<UnixStream>)> {
     let (_, log) = control.accept().await?;
-    let mut connections = sockets::connect(control).await?;
-    connections.push(log);
-    Ok(connections)
+    Ok((log, sockets::connect(control).await?))
+}
+
+/// Writes down what has come over a connection so far.
+fn keep(log: UnixStream, path: &Path) -> io::Result<()> {
+    let mut kept = File::create_new(path)?;
+    log.set_nonblocking(true)?;
+    match io::copy(&mut log.take(LOG_LIMIT), &mut kept) {
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Waits until the guest says no more, which it does not live to do.

@@ -28,6 +28,12 @@ pub(crate) const DISK: &str = "disk";
 /// Name of the file with the guest's connections to the host, of a template.
 pub(crate) const SOCKETS: &str = "sockets.json";
 
+/// Name of the file with what the guest had logged when it was frozen, of a template.
+const LOG: &str = "log";
+
+/// Most bytes of it.
+pub(crate) const LOG_LIMIT: u64 = 1 << 20;
+
 /// Smallest memory of a machine that is forked.
 const LEAST_MEMORY: u64 = 256 << 20;
 
@@ -75,10 +81,20 @@ impl Template {
         })
     }
 
+    /// The file with what the guest had logged when it was frozen; a snapshot has none.
+    pub fn log(&self) -> PathBuf {
+        log(&self.directory)
+    }
+
     /// The key as it is shown.
     pub fn short_key(&self) -> &str {
         short(&self.key)
     }
+}
+
+/// See [`Template::log`].
+pub(crate) fn log(directory: &Path) -> PathBuf {
+    directory.join(LOG)
 }
 
 /// Why a snapshot cannot be used.

@@ -128,7 +128,7 @@ impl Connection {
         Self {
             guest_initiated: known.guest_initiated,
             fwd_cnt: known.fwd_cnt,
-            told_fwd_cnt: known.fwd_cnt,
+            told_fwd_cnt: known.told_fwd_cnt,
             tx_cnt: known.tx_cnt,
             peer_buf_alloc: known.peer_buf_alloc,
             peer_fwd_cnt: known.peer_fwd_cnt,
@@ -149,6 +149,7 @@ impl Connection {
             guest_initiated: self.guest_initiated,
             buf_alloc: self.buf_alloc,
             fwd_cnt: self.fwd_cnt,
+            told_fwd_cnt: self.told_fwd_cnt,
             tx_cnt: self.tx_cnt,
             peer_buf_alloc: self.peer_buf_alloc,
             peer_fwd_cnt: self.peer_fwd_cnt,

@@ -26,8 +26,10 @@ pub struct Standing {
     pub guest_initiated: bool,
     /// Bytes that the guest was promised room for.
     pub buf_alloc: u32,
-    /// Bytes that the guest was told to have been handed on, wrapping.
+    /// Bytes of the guest's that were handed on, wrapping.
     pub fwd_cnt: u32,
+    /// How many of them it was told of.
+    pub told_fwd_cnt: u32,
     /// Bytes sent to the guest, wrapping.
     pub tx_cnt: u32,
     /// Size of the guest's own buffer.
@@ -38,9 +40,9 @@ pub struct Standing {
 
 impl Standing {
     /// Bytes of an encoded one.
-    pub const LEN: usize = 32;
+    pub const LEN: usize = 36;
 
-    /// Eight integers of four bytes, little endian, in the order of the fields.
+    /// Nine integers of four bytes, little endian, in the order of the fields.
     pub fn to_bytes(self) -> [u8; Self::LEN] {
         let fields = [
             self.host_port,
@@ -48,6 +50,7 @@ impl Standing {
             self.guest_initiated.into(),
             self.buf_alloc,
             self.fwd_cnt,
+            self.told_fwd_cnt,
             self.tx_cnt,
             self.peer_buf_alloc,
             self.peer_fwd_cnt,
@@ -71,9 +74,10 @@ impl Standing {
             guest_initiated: field(2) != 0,
             buf_alloc: field(3),
             fwd_cnt: field(4),
-            tx_cnt: field(5),
-            peer_buf_alloc: field(6),
-            peer_fwd_cnt: field(7),
+            told_fwd_cnt: field(5),
+            tx_cnt: field(6),
+            peer_buf_alloc: field(7),
+            peer_fwd_cnt: field(8),
         }
     }
 
