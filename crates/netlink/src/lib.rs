@@ -1,4 +1,4 @@
-//! The few rtnetlink messages (rtnetlink(7)) that the host and the guest need.
+//! The few rtnetlink messages (rtnetlink(7)) that the host and the guest need, and taps.
 //!
 //! Written by hand and blocking: the agent calls this once, right after its machine
 //! has begun, where every instruction that runs for the first time is translated.
@@ -12,6 +12,7 @@ mod message;
 mod neighbour;
 mod route;
 mod socket;
+mod tap;
 mod traffic;
 
 pub use address::Address;
@@ -21,6 +22,7 @@ pub use link::{Counters, Link};
 pub use neighbour::Neighbour;
 pub use route::Route;
 pub use socket::Socket;
+pub use tap::open as open_tap;
 
 /// A hardware address of Ethernet.
 pub type Mac = [u8; 6];

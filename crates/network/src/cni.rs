@@ -15,7 +15,7 @@ use command_fds::CommandFdExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{Error, Namespace, PortMapping, Result, tap};
+use crate::{Error, Namespace, PortMapping, Result};
 
 /// Name of the network that is there without being set up.
 pub const BRIDGE: &str = "bridge";
@@ -102,7 +102,7 @@ impl Lease {
         let namespace = Namespace::new()?;
         let addresses = self.addresses();
         let stand_in = namespace.enter("make a stand-in for an interface", || {
-            let (tap, _) = tap::open(INTERFACE, true)?;
+            let (tap, _) = caisson_netlink::open_tap(INTERFACE, true)?;
             let mut socket = Socket::open()?;
             let links = socket.links()?;
             for link in links.iter().filter(|link| link.name == INTERFACE) {

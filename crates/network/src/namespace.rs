@@ -299,7 +299,7 @@ impl State {
 /// Makes a tap beside an interface of this thread's namespace and joins them. With a
 /// program, its guest sends what that accepts.
 fn join(device: &Device, offloads: bool, program: Option<&[Instruction]>) -> io::Result<Member> {
-    let (fd, name) = tap::open(&format!("{}%d", tap::PREFIX), offloads)?;
+    let (fd, name) = caisson_netlink::open_tap(&format!("{}%d", tap::PREFIX), offloads)?;
     let mut socket = Socket::open()?;
     let tap = socket
         .links()?

@@ -1,8 +1,4 @@
-//! Tap devices (Documentation/networking/tuntap.rst).
-
-use std::fs::File;
-use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+//! Tap devices of machines.
 
 use caisson_netlink::Link;
 
@@ -14,39 +10,4 @@ pub(crate) fn is_machine(device: &Link) -> bool {
     let number = device.name.strip_prefix(PREFIX);
     device.kind == "tun"
         && number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
-}
-
-/// Makes a tap in this thread's network namespace. It is gone when its last descriptor
-/// is closed. The kernel replaces `%d` in the name; the name it has is returned. With
-/// `offloads`, frames have a header (`struct virtio_net_hdr`) that says what is still to be done
-/// to them.
-pub(crate) fn open(name: &str, offloads: bool) -> io::Result<(OwnedFd, String)> {
-    /// `TUNSETIFF` of `linux/if_tun.h`.
-    const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
-    let device = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/net/tun")?;
-    // SAFETY: an `ifreq` is plain data for which all zeros are valid.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    if name.len() >= request.ifr_name.len() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from.cast_signed();
-    }
-    let header = if offloads { libc::IFF_VNET_HDR } else { 0 };
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI | header;
-    request.ifr_ifru.ifru_flags = flags as libc::c_short;
-    // SAFETY: TUNSETIFF reads and writes the `ifreq`, which outlives the call.
-    if unsafe { libc::ioctl(device.as_raw_fd(), TUNSETIFF, &mut request) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let name = request
-        .ifr_name
-        .iter()
-        .take_while(|&&byte| byte != 0)
-        .map(|&byte| char::from(byte.cast_unsigned()))
-        .collect();
-    Ok((device.into(), name))
 }
