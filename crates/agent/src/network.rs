@@ -214,6 +214,14 @@ pub fn take_down(network: &Network) -> Result<()> {
                 .map_err(doing())?;
         }
         socket.set_down(link.index).map_err(doing())?;
+        // One that the copy has been given itself.
+        if network
+            .interfaces
+            .iter()
+            .any(|interface| is_of(link, interface))
+        {
+            continue;
+        }
         let wanted = |interface: &&api::Interface| interface.name == link.name;
         if let Some(interface) = network.interfaces.iter().find(wanted) {
             socket
@@ -271,6 +279,10 @@ fn links(socket: &mut Socket) -> Result<Vec<Link>> {
 
 fn is(link: &Link, mac: Mac) -> bool {
     !link.loopback && link.mac == Some(mac)
+}
+
+fn is_of(link: &Link, interface: &api::Interface) -> bool {
+    mac(&interface.mac).is_ok_and(|mac| is(link, mac))
 }
 
 fn find<'a>(links: &'a [Link], interface: &api::Interface) -> Result<&'a Link> {

@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 
 use caisson_protocol::agent::Network;
 use caisson_protocol::{
-    LET_GO, NETWORK_PARAMETER, NEW_DISK_PARAMETER, TEMPLATE_PARAMETER, WAKE_UP_LIMIT,
+    LET_GO, NETWORK_PARAMETER, NEW_DISK_PARAMETER, TEMPLATE_PARAMETER, WAKE_UP_GONE, WAKE_UP_LIMIT,
 };
 use protobuf::Message;
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
@@ -75,7 +75,10 @@ fn network(digits: &str) -> Result<Network> {
 pub fn let_go() -> Result<()> {
     device::let_go(&vsock()?)?;
     let line = wake_up().map_err(Error::system("wait on the serial console"))?;
-    devices(&line)?.into_iter().try_for_each(device::bind)
+    let devices = Devices::read(&line)?;
+    let mut gone = devices.gone.into_iter().map(device::name);
+    gone.try_for_each(|name| device::let_go(&name))?;
+    devices.new.into_iter().try_for_each(device::bind)
 }
 
 /// Name of the vsock device on its bus.
@@ -119,11 +122,29 @@ fn port() -> std::io::Result<&'static File> {
     Ok(PORT.get_or_init(|| port))
 }
 
-fn devices(line: &str) -> Result<Vec<u32>> {
-    line.split_ascii_whitespace()
-        .map(str::parse)
-        .collect::<std::result::Result<_, _>>()
-        .map_err(|_| Error::Invalid(format!("{line:?} does not name devices")))
+/// What the host says of devices when it wakes this machine.
+#[derive(Debug, PartialEq, Eq)]
+struct Devices {
+    /// Those to look at.
+    new: Vec<u32>,
+    /// Those to let go of.
+    gone: Vec<u32>,
+}
+
+impl Devices {
+    fn read(line: &str) -> Result<Self> {
+        let numbers = |words: &str| {
+            let numbers = words.split_ascii_whitespace().map(str::parse);
+            numbers
+                .collect::<std::result::Result<_, _>>()
+                .map_err(|_| Error::Invalid(format!("{line:?} does not name devices")))
+        };
+        let (new, gone) = line.split_once(WAKE_UP_GONE).unwrap_or((line, ""));
+        Ok(Self {
+            new: numbers(new)?,
+            gone: numbers(gone)?,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -172,9 +193,11 @@ mod tests {
 
     #[test]
     fn devices_are_numbers() {
-        assert_eq!(devices("0 2 3\n").expect("devices"), [0, 2, 3]);
-        assert!(devices("\n").expect("none").is_empty());
-        assert!(devices("0 ../x\n").is_err());
-        assert!(devices("-1").is_err());
+        let read = |line| Devices::read(line).map(|devices| (devices.new, devices.gone));
+        assert_eq!(read("0 2 3\n").expect("devices"), (vec![0, 2, 3], vec![]));
+        assert_eq!(read("0 - 5 6\n").expect("devices"), (vec![0], vec![5, 6]));
+        assert_eq!(read("\n").expect("none"), (vec![], vec![]));
+        assert!(read("0 ../x\n").is_err());
+        assert!(read("0 - 1 - 2\n").is_err());
     }
 }

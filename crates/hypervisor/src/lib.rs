@@ -86,6 +86,11 @@ pub trait RunningVm: Send + Sync {
     /// fork has beside its template's.
     fn new_devices(&self) -> Vec<u32>;
 
+    /// Gives a copy of a snapshot the network interfaces in whose places its guest had others,
+    /// which it has let go of on waking up. Returns the numbers of their devices
+    /// `virtio-mmio.N`, which the guest has to look at.
+    async fn renew_networks(&self) -> Result<Vec<u32>>;
+
     /// Gives the machine one more network interface. Returns the number of its device
     /// `virtio-mmio.N` in the guest, which has to look at it.
     async fn plug(&self, interface: &NetworkInterface) -> Result<u32>;

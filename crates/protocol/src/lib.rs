@@ -64,8 +64,12 @@ pub const NETWORK_PARAMETER: &str = "caisson.network";
 /// Line on the serial console with which the agent says that it has let go of the vsock
 /// device. It then waits there for one line, in the machine that goes on and in each copy of
 /// it. The line holds the numbers of the platform devices `virtio-mmio.N` that it is to look
-/// at, between spaces.
+/// at, between spaces. Behind [`WAKE_UP_GONE`], if it is there, are those of the devices that
+/// it is to let go of.
 pub const LET_GO: &str = "caisson-agent: has let go";
+
+/// See [`LET_GO`].
+pub const WAKE_UP_GONE: &str = "-";
 
 /// Longest line with which a copy is woken: what the serial port takes before its
 /// driver runs.

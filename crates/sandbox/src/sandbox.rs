@@ -174,6 +174,8 @@ impl Sandbox {
                 next_disk: AtomicU64::new(0),
             }),
         };
+        let mut devices = sandbox.inner.vm.new_devices();
+        devices.extend(sandbox.inner.vm.renew_networks().await?);
         let request = ConfigureRequest {
             // In a copy it is mounted.
             share_tag: if config.vm.share.is_some() && config.snapshot.is_none() {
@@ -181,7 +183,7 @@ impl Sandbox {
             } else {
                 String::new()
             },
-            devices: sandbox.inner.vm.new_devices(),
+            devices,
             again: config.snapshot.is_some(),
             ..Default::default()
         };

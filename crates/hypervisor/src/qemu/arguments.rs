@@ -6,6 +6,7 @@ use caisson_protocol::{NEW_DISK_PARAMETER, TEMPLATE_PARAMETER};
 use serde_json::{Value, json};
 
 use super::Accelerator;
+use super::interface::StandIn;
 use super::slot::{self, Slot};
 use crate::{NetworkBackend, NetworkInterface, Share, VmConfig};
 
@@ -20,8 +21,8 @@ pub(super) struct Inherited {
     pub(super) begin: Begin,
     /// What is in its disks, in the order of the configuration.
     pub(super) disks: Vec<Medium>,
-    /// Network interfaces that it has at the least: those without a network lead nowhere.
-    pub(super) networks: usize,
+    /// Network interfaces that it has in the places of others, which come later.
+    pub(super) stand_ins: Vec<StandIn<i32>>,
     /// Its other devices.
     pub(super) devices: Devices,
 }
@@ -157,11 +158,7 @@ pub(super) fn arguments(
     list.option("-mon", "chardev=monitor,mode=control");
     add_disks(&mut list, config, &inherited.disks);
     add_devices(&mut list, config, &inherited.devices, inherited.begin);
-    let connected = inherited.devices.networks.len();
-    for slot in slot::networks().take(inherited.networks).skip(connected) {
-        let idle = json!({ "driver": NETWORK, "guest_announce": false, "bus": slot.bus() });
-        list.option("-device", idle.to_string());
-    }
+    add_networks(&mut list, config, inherited);
     list.0
 }
 
@@ -184,7 +181,6 @@ fn add_devices(list: &mut List, config: &VmConfig, devices: &Devices, begin: Beg
             list.option("-device", device.to_string());
         }
     }
-    add_networks(list, config, &devices.networks);
 }
 
 /// A template that has disks has them where its forks have theirs.
@@ -255,19 +251,51 @@ pub(super) fn disk_device(number: usize, serial: &str, slot: Slot) -> Value {
     })
 }
 
-fn add_networks(list: &mut List, config: &VmConfig, descriptors: &[i32]) {
+fn add_networks(list: &mut List, config: &VmConfig, inherited: &Inherited) {
     let interfaces = config
         .interfaces
         .iter()
-        .zip(descriptors)
+        .zip(&inherited.devices.networks)
         .zip(slot::networks());
+    let stand_ins = &inherited.stand_ins;
     for ((interface, fd), slot) in interfaces {
+        // QEMU 7.2 takes no stream later: it looks for its descriptor in another thread than
+        // that in which the monitor has noted it.
         list.option(
             "-netdev",
             netdev(interface, slot, &fd.to_string()).to_string(),
         );
-        list.option("-device", network_device(interface, slot).to_string());
+        if stand_ins.iter().all(|stand_in| stand_in.slot != slot) {
+            list.option("-device", network_device(interface, slot).to_string());
+        }
     }
+    for stand_in in stand_ins {
+        add_stand_in(list, stand_in);
+    }
+}
+
+fn add_stand_in(list: &mut List, stand_in: &StandIn<i32>) {
+    let slot = stand_in.slot;
+    let mut device = json!({
+        "driver": NETWORK,
+        "guest_announce": false,
+        "id": slot.interface(),
+        "bus": slot.bus(),
+    });
+    if let Some(fd) = stand_in.tap {
+        let name = slot.stand_in();
+        list.option("-netdev", tap(&name, &fd.to_string()).to_string());
+        device["netdev"] = name.into();
+    }
+    list.option("-device", device.to_string());
+}
+
+fn tap(name: &str, descriptor: &str) -> Value {
+    json!({
+        "type": "tap",
+        "id": name,
+        "fd": descriptor,
+    })
 }
 
 /// Where the frames of an interface go: to a descriptor that QEMU knows by a name.
@@ -279,11 +307,7 @@ pub(super) fn netdev(interface: &NetworkInterface, slot: Slot, descriptor: &str)
             "server": false,
             "addr": { "type": "fd", "str": descriptor },
         }),
-        NetworkBackend::Tap(_) => json!({
-            "type": "tap",
-            "id": slot.netdev(),
-            "fd": descriptor,
-        }),
+        NetworkBackend::Tap(_) => tap(&slot.netdev(), descriptor),
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::arguments::{Begin, approve, vhost_user_devices};
 use super::freeze;
+use super::interface::Renewal;
 use super::machine::{Machine, Parts};
 use super::medium;
 use super::monitor::Monitor;
@@ -57,8 +58,11 @@ pub(super) async fn fork(qemu: &Qemu, template: &Template, config: &VmConfig) ->
     let connections = sockets.as_ref().map(Sockets::state).transpose()?;
     let devices = qemu.devices(config, &guest, private, connections, files)?;
     let mut state_number = 0;
-    let expected = known.as_ref().map_or(0, |known| known.interfaces.len());
-    let mut parts = qemu.start(config, devices, expected, |descriptors| {
+    let renewal = match &known {
+        Some(known) => Renewal::plan(config, &known.interfaces)?,
+        None => Renewal::none(config),
+    };
+    let mut parts = qemu.start(config, devices, renewal, |descriptors| {
         state_number = descriptors.add(state);
         let memory = match &memory {
             Memory::Template(memory) => memory,
@@ -112,12 +116,13 @@ pub(super) async fn fork(qemu: &Qemu, template: &Template, config: &VmConfig) ->
         }),
         run_directory: config.run_directory.clone(),
         guest,
-        devices: Devices::of(config, known.as_ref()),
+        disks: config.disks.len(),
     });
     match &known {
         None => parts.new_devices = slot::new(config),
         Some(known) => {
-            let line = slot::wake_up(known.interfaces.len(), config.interfaces.len());
+            let gone = parts.renewal.stand_ins.iter().map(|stand_in| stand_in.slot);
+            let line = slot::wake_up_copy(config, &known.interfaces, gone);
             let told = parts.to_guest.write_all(line.as_bytes()).await;
             told.map_err(|_| Error::Ended)?;
         }

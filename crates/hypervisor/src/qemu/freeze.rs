@@ -13,7 +13,9 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::arguments::{self, Begin, BootFiles, Inherited, Medium};
 use super::console::Console;
+use super::interface::StandIn;
 use super::monitor::Monitor;
+use super::slot;
 use super::snapshot;
 use super::sockets::{self, Sockets};
 use super::{Accelerator, Qemu, boot_files, file, guest, jail, medium, pair};
@@ -36,7 +38,7 @@ const SETTLE: Duration = Duration::from_millis(100);
 
 /// What a template for such machines depends on.
 pub(super) fn recipe(qemu: &Qemu, config: &VmConfig) -> Result<Recipe> {
-    super::slot::check(config)?;
+    slot::check(config)?;
     // The frequency is measured anew with each boot of the host. A difference of less
     // than a thousandth is noise.
     let tsc_khz = qemu.tsc_khz / 1000 * 1000;
@@ -52,7 +54,7 @@ pub(super) fn recipe(qemu: &Qemu, config: &VmConfig) -> Result<Recipe> {
             memory: 0,
         },
         disks: vec![Medium::Nothing; model.disks.len()],
-        networks: usize::from(config.has_plain_network()),
+        stand_ins: networks(config),
         devices: devices(0),
     };
     let arguments = arguments::arguments(&model, qemu.accelerator, tsc_khz, &inherited);
@@ -99,6 +101,14 @@ fn model(config: &VmConfig) -> VmConfig {
     }
 }
 
+/// Interfaces of a template: one that leads nowhere, if its forks have one that promises
+/// nothing.
+fn networks(config: &VmConfig) -> Vec<StandIn<i32>> {
+    let count = usize::from(config.has_plain_network());
+    let slots = slot::networks().take(count);
+    slots.map(|slot| StandIn { slot, tap: None }).collect()
+}
+
 /// The only device that another process serves.
 fn devices(vsock: i32) -> arguments::Devices {
     arguments::Devices {
@@ -110,7 +120,7 @@ fn devices(vsock: i32) -> arguments::Devices {
 
 /// Makes a template's files in `directory`.
 pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> Result<()> {
-    let networks = usize::from(config.has_plain_network());
+    let stand_ins = networks(config);
     let config = model(config);
     let make = |name: &str, read| {
         let path = directory.join(name);
@@ -155,7 +165,7 @@ pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> 
             ),
         },
         disks,
-        networks,
+        stand_ins,
         devices: devices(descriptors.add(vsock.connection)),
     };
     let arguments = arguments::arguments(&config, qemu.accelerator, qemu.tsc_khz, &inherited);

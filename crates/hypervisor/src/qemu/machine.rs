@@ -17,6 +17,8 @@ use tokio::task::JoinHandle;
 use super::arguments::{approve, netdev, network_device};
 use super::console::Console;
 use super::disk;
+use super::fork;
+use super::interface::{Interface, Renewal, StandIn};
 use super::monitor::Monitor;
 use super::slot::{Occupant, Occupied, Slot};
 use super::snapshot::{self, Forked};
@@ -43,6 +45,8 @@ pub(super) struct Parts {
     /// unplugged, and what the guest writes is lost.
     pub(super) to_guest: OwnedWriteHalf,
     pub(super) occupied: Occupied,
+    /// Interfaces that are exchanged once the guest has woken up.
+    pub(super) renewal: Renewal,
     pub(super) host_ports: Vec<u32>,
     /// What the file system device knows of the guest.
     pub(super) files: Option<State>,
@@ -71,6 +75,7 @@ pub(super) struct Machine {
     control: std::sync::Mutex<Arc<Control>>,
     pub(super) monitor: Mutex<Monitor>,
     occupied: std::sync::Mutex<Occupied>,
+    renewal: std::sync::Mutex<Renewal>,
     pub(super) console: Console,
     /// The way to the guest's serial port. When it is dropped, QEMU takes the port for
     /// unplugged, and what the guest writes is lost.
@@ -111,6 +116,7 @@ impl Machine {
             control: std::sync::Mutex::new(Arc::new(parts.control)),
             monitor: Mutex::new(parts.monitor),
             occupied: std::sync::Mutex::new(parts.occupied),
+            renewal: std::sync::Mutex::new(parts.renewal),
             console: parts.console,
             to_guest: Mutex::new(parts.to_guest),
             forked: parts.forked,
@@ -155,11 +161,7 @@ impl Machine {
         monitor
             .execute("netdev_add", netdev(interface, slot, &name))
             .await?;
-        monitor.execute("qom-set", approve(slot)).await?;
-        monitor
-            .execute("device_add", network_device(interface, slot))
-            .await?;
-        Ok(())
+        fork::plug(&mut monitor, slot, network_device(interface, slot)).await
     }
 
     async fn unplug_from(&self, slot: Slot) -> io::Result<()> {
@@ -170,6 +172,28 @@ impl Machine {
         let netdev = json!({ "id": slot.netdev() });
         monitor.execute("netdev_del", netdev).await?;
         Ok(())
+    }
+
+    async fn renew(&self, renewal: &Renewal) -> io::Result<()> {
+        let mut monitor = self.monitor.lock().await;
+        for StandIn { slot, tap } in &renewal.stand_ins {
+            monitor.execute("qom-set", approve(*slot)).await?;
+            let device = json!({ "id": slot.interface() });
+            monitor.execute("device_del", device).await?;
+            if tap.is_some() {
+                let netdev = json!({ "id": slot.stand_in() });
+                monitor.execute("netdev_del", netdev).await?;
+            }
+        }
+        for (slot, interface) in &renewal.later {
+            fork::plug(&mut monitor, *slot, network_device(interface, *slot)).await?;
+        }
+        Ok(())
+    }
+
+    /// What the guest was promised of its network interfaces, by their slots.
+    pub(super) fn promised(&self) -> Vec<Option<Interface>> {
+        self.occupied().promised()
     }
 
     fn control(&self) -> Arc<Control> {
@@ -248,8 +272,20 @@ impl RunningVm for Machine {
         self.new_devices.clone()
     }
 
+    async fn renew_networks(&self) -> Result<Vec<u32>> {
+        let renewal = {
+            let mut renewal = self.renewal.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *renewal)
+        };
+        let renewed = self.renew(&renewal).await;
+        renewed.map_err(self.refused("exchanging network interfaces"))?;
+        let slots = renewal.later.iter().map(|(slot, _)| slot);
+        Ok(slots.filter_map(|slot| slot.guest_number()).collect())
+    }
+
     async fn plug(&self, interface: &NetworkInterface) -> Result<u32> {
-        let occupant = Occupant::Network(interface.mac);
+        let promised = Interface::of(&interface.backend);
+        let occupant = Occupant::Network(interface.mac, promised);
         let slot = self.occupied().take(occupant).ok_or(Error::NoSlot)?;
         if let Err(error) = self.plug_into(interface, slot).await {
             // Part of it may be there: the slot stays taken.
@@ -259,7 +295,7 @@ impl RunningVm for Machine {
     }
 
     async fn unplug(&self, mac: [u8; 6]) -> Result<()> {
-        let Some(slot) = self.occupied().find(&Occupant::Network(mac)) else {
+        let Some(slot) = self.occupied().network(mac) else {
             return Ok(());
         };
         let unplugged = self.unplug_from(slot).await;
@@ -278,8 +314,7 @@ impl RunningVm for Machine {
     }
 
     async fn unplug_disk(&self, serial: &str) -> Result<()> {
-        let occupant = Occupant::Disk(serial.to_owned());
-        let Some(slot) = self.occupied().find(&occupant) else {
+        let Some(slot) = self.occupied().disk(serial) else {
             return Ok(());
         };
         let unplugged = disk::unplug(&mut *self.monitor.lock().await, slot).await;

@@ -7,6 +7,7 @@ mod disk;
 mod driver;
 mod fork;
 mod freeze;
+mod interface;
 mod jail;
 mod machine;
 mod medium;
@@ -19,6 +20,7 @@ mod sockets;
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -26,6 +28,7 @@ use tokio::net::UnixStream;
 
 use self::arguments::{Begin, BootFiles, Inherited};
 use self::console::Console;
+use self::interface::{Renewal, StandIn};
 use self::machine::{Machine, Parts};
 use self::monitor::Monitor;
 use crate::device::{Control, Device, Guest, State};
@@ -78,7 +81,8 @@ impl Hypervisor for Qemu {
         self.check(config)?;
         medium::make_new(config, None)?;
         let devices = self.devices(config, &guest(config), false, None, None)?;
-        let parts = self.start(config, devices, 0, |descriptors| {
+        let renewal = Renewal::none(config);
+        let parts = self.start(config, devices, renewal, |descriptors| {
             Ok(Begin::Boot(boot_files(config, descriptors)?))
         })?;
         Ok(Box::new(Machine::start(parts)))
@@ -155,13 +159,12 @@ impl Qemu {
         })
     }
 
-    /// Starts QEMU with its devices, and with network interfaces that lead nowhere up to
-    /// the number that is expected.
+    /// Starts QEMU with its devices, and with stand-ins for network interfaces.
     fn start(
         &self,
         config: &VmConfig,
         devices: DeviceProcesses,
-        expected_networks: usize,
+        renewal: Renewal,
         begin: impl FnOnce(&mut Descriptors) -> Result<Begin>,
     ) -> Result<Parts> {
         let (console_stream, qemu_console) = pair()?;
@@ -178,7 +181,7 @@ impl Qemu {
             monitor: descriptors.add(qemu_monitor),
             begin: begin(&mut descriptors)?,
             disks: medium::all(config, &mut descriptors)?,
-            networks: expected_networks,
+            stand_ins: stand_ins(&renewal, &mut descriptors)?,
             devices: arguments::Devices {
                 vsock: descriptors.add(devices.vsock.connection),
                 share: share_connection.map(|connection| descriptors.add(connection)),
@@ -202,7 +205,8 @@ impl Qemu {
             console,
             recorder,
             to_guest,
-            occupied: slot::Occupied::of(config),
+            occupied: slot::Occupied::of(config, &renewal.promised),
+            renewal,
             host_ports: config.host_ports.clone(),
             files,
             forked: None,
@@ -234,6 +238,21 @@ fn networks(config: &VmConfig, descriptors: &mut Descriptors) -> Result<Vec<i32>
         .interfaces
         .iter()
         .map(|interface| copy(interface).map(|fd| descriptors.add(fd)))
+        .collect::<std::io::Result<_>>()
+        .map_err(Error::host("cannot pass a network interface on"))
+}
+
+fn stand_ins(renewal: &Renewal, descriptors: &mut Descriptors) -> Result<Vec<StandIn<i32>>> {
+    let mut copy = |stand_in: &StandIn<OwnedFd>| {
+        let tap = stand_in.tap.as_ref().map(OwnedFd::try_clone).transpose()?;
+        Ok(StandIn {
+            slot: stand_in.slot,
+            tap: tap.map(|tap| descriptors.add(tap)),
+        })
+    };
+    let stand_ins = renewal.stand_ins.iter();
+    stand_ins
+        .map(&mut copy)
         .collect::<std::io::Result<_>>()
         .map_err(Error::host("cannot pass a network interface on"))
 }

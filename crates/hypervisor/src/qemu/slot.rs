@@ -7,6 +7,9 @@
 
 use std::fmt::Write;
 
+use caisson_protocol::WAKE_UP_GONE;
+
+use super::interface::Interface;
 use crate::{Error, Result, VmConfig};
 
 /// Number of a transport.
@@ -46,6 +49,11 @@ impl Slot {
         format!("net{}", self.0)
     }
 
+    /// As [`Self::netdev`], of an interface that is there until its guest has let go of it.
+    pub(super) fn stand_in(self) -> String {
+        format!("stand-in{}", self.0)
+    }
+
     /// Name of its network interface in QEMU.
     pub(super) fn interface(self) -> String {
         format!("interface{}", self.0)
@@ -75,8 +83,8 @@ pub(super) fn disks() -> impl Iterator<Item = Slot> {
 pub(super) enum Occupant {
     /// A disk, by its serial number.
     Disk(String),
-    /// A network interface, by its hardware address.
-    Network([u8; 6]),
+    /// A network interface, by its hardware address, and what the guest was promised of it.
+    Network([u8; 6], Interface),
 }
 
 /// The disks and network interfaces of a machine, and the slots that they are in.
@@ -84,12 +92,15 @@ pub(super) enum Occupant {
 pub(super) struct Occupied(Vec<(Occupant, Slot)>);
 
 impl Occupied {
-    /// Those that a machine begins with.
-    pub(super) fn of(config: &VmConfig) -> Self {
+    /// Those that a machine begins with, and what its guest was promised of its interfaces.
+    pub(super) fn of(config: &VmConfig, promised: &[Interface]) -> Self {
         let serials = config.disks.iter().map(|disk| disk.serial.clone());
         let macs = config.interfaces.iter().map(|interface| interface.mac);
         let disks = serials.map(Occupant::Disk).zip(disks());
-        let interfaces = macs.map(Occupant::Network).zip(networks());
+        let interfaces = macs
+            .zip(promised)
+            .map(|(mac, promised)| Occupant::Network(mac, *promised))
+            .zip(networks());
         Self(disks.chain(interfaces).collect())
     }
 
@@ -98,16 +109,37 @@ impl Occupied {
         let free = |slot: &Slot| self.0.iter().all(|(_, taken)| taken != slot);
         let slot = match &occupant {
             Occupant::Disk(_) => disks().find(free),
-            Occupant::Network(_) => networks().find(free),
+            Occupant::Network(..) => networks().find(free),
         }?;
         self.0.push((occupant, slot));
         Some(slot)
     }
 
-    /// The slot that it is in.
-    pub(super) fn find(&self, occupant: &Occupant) -> Option<Slot> {
-        let found = self.0.iter().find(|(known, _)| known == occupant);
+    /// The slot of the disk with a serial number.
+    pub(super) fn disk(&self, serial: &str) -> Option<Slot> {
+        self.find(|occupant| matches!(occupant, Occupant::Disk(known) if known == serial))
+    }
+
+    /// The slot of the network interface with a hardware address.
+    pub(super) fn network(&self, mac: [u8; 6]) -> Option<Slot> {
+        self.find(|occupant| matches!(occupant, Occupant::Network(known, _) if *known == mac))
+    }
+
+    fn find(&self, is: impl Fn(&Occupant) -> bool) -> Option<Slot> {
+        let found = self.0.iter().find(|(occupant, _)| is(occupant));
         found.map(|(_, slot)| *slot)
+    }
+
+    /// What the guest was promised of its network interfaces, by the slots of such.
+    pub(super) fn promised(&self) -> Vec<Option<Interface>> {
+        let of = |slot: Slot| {
+            let mut all = self.0.iter().filter(|(_, taken)| *taken == slot);
+            all.find_map(|(occupant, _)| match occupant {
+                Occupant::Network(_, promised) => Some(*promised),
+                Occupant::Disk(_) => None,
+            })
+        };
+        networks().map(of).collect()
     }
 
     /// Its slot is empty again.
@@ -166,18 +198,37 @@ pub(super) fn new(config: &VmConfig) -> Vec<u32> {
     })
 }
 
-/// What wakes a copy of a snapshot, and the machine itself that goes on: the devices that
-/// its guest does not know yet. It had `known` network interfaces.
-pub(super) fn wake_up(known: usize, interfaces: usize) -> String {
-    let numbers = numbers(|slot| {
-        slot == VSOCK
-            || networks()
-                .take(interfaces)
-                .skip(known)
-                .any(|taken| taken == slot)
-    });
-    let numbers: Vec<_> = numbers.iter().map(u32::to_string).collect();
-    numbers.join(" ") + "\n"
+/// What wakes a machine of which a snapshot is made, and that goes on.
+pub(super) fn wake_up() -> String {
+    line(&[VSOCK], &[])
+}
+
+/// What wakes a copy of a snapshot whose guest knows network interfaces: the devices that
+/// it shall look at, and those that it shall let go of.
+pub(super) fn wake_up_copy(
+    config: &VmConfig,
+    known: &[Option<Interface>],
+    stand_ins: impl Iterator<Item = Slot>,
+) -> String {
+    let wanted = networks().take(config.interfaces.len()).enumerate();
+    let new = wanted.filter(|(index, _)| known.get(*index).copied().flatten().is_none());
+    let new: Vec<_> = [VSOCK]
+        .into_iter()
+        .chain(new.map(|(_, slot)| slot))
+        .collect();
+    line(&new, &stand_ins.collect::<Vec<_>>())
+}
+
+fn line(new: &[Slot], gone: &[Slot]) -> String {
+    let numbers = |slots: &[Slot]| {
+        let numbers = numbers(|slot| slots.contains(&slot));
+        let numbers = numbers.iter().map(u32::to_string);
+        numbers.collect::<Vec<_>>().join(" ")
+    };
+    match gone {
+        [] => numbers(new) + "\n",
+        gone => format!("{} {WAKE_UP_GONE} {}\n", numbers(new), numbers(gone)),
+    }
 }
 
 fn numbers(used: impl Fn(Slot) -> bool) -> Vec<u32> {
@@ -188,6 +239,8 @@ fn numbers(used: impl Fn(Slot) -> bool) -> Vec<u32> {
 #[cfg(test)]
 pub(super) mod tests {
     use std::sync::Arc;
+
+    use caisson_protocol::WAKE_UP_LIMIT;
 
     use super::*;
     use crate::{Disk, NetworkBackend, NetworkInterface, Share};
@@ -253,39 +306,58 @@ pub(super) mod tests {
 
     #[test]
     fn a_slot_is_free_again_after_its_interface() {
-        let network = |number| Occupant::Network([number; 6]);
-        let mut occupied = Occupied::of(&config(2, false));
+        let network = |number| Occupant::Network([number; 6], Interface::Offloading);
+        let mut occupied = Occupied::of(&config(2, false), &[]);
         let first = occupied.take(network(1)).expect("a slot");
         assert_eq!(first.guest_number(), Some(6));
         occupied.take(network(2)).expect("a slot");
         occupied.take(network(3)).expect("a slot");
         assert!(occupied.take(network(4)).is_none());
-        assert_eq!(occupied.find(&network(1)), Some(first));
+        assert_eq!(occupied.network([1; 6]), Some(first));
+        let promised = Some(Interface::Offloading);
+        assert_eq!(
+            occupied.promised(),
+            [promised, promised, promised, None, None]
+        );
         occupied.free(first);
+        assert_eq!(occupied.promised(), [None, promised, promised, None, None]);
         assert_eq!(occupied.take(network(4)), Some(first));
     }
 
     #[test]
     fn disks_that_come_later_take_what_is_left() {
         let disk = |name: &str| Occupant::Disk(name.to_owned());
-        let mut occupied = Occupied::of(&config(1, true));
-        let network = occupied.take(Occupant::Network([1; 6])).expect("a slot");
+        let mut occupied = Occupied::of(&config(1, true), &[]);
+        let network = occupied
+            .take(Occupant::Network([1; 6], Interface::Plain))
+            .expect("a slot");
         let first = occupied.take(disk("a")).expect("a slot");
         assert_eq!(first.disk_number(), Some(1));
         assert_eq!(first.guest_number(), Some(3));
         occupied.take(disk("b")).expect("a slot");
         occupied.take(disk("c")).expect("a slot");
         assert!(occupied.take(disk("d")).is_none());
-        assert_eq!(occupied.find(&disk("a")), Some(first));
+        assert_eq!(occupied.disk("a"), Some(first));
         occupied.free(network);
         assert_eq!(occupied.take(disk("d")), Some(network));
     }
 
     #[test]
     fn a_copy_is_woken_with_what_is_new() {
-        assert_eq!(wake_up(1, 1), "0\n");
-        assert_eq!(wake_up(1, 0), "0\n");
-        assert_eq!(wake_up(0, 2), "0 5 6\n");
+        let mut config = config(2, false);
+        let plain = Some(Interface::Plain);
+        let line = |config: &VmConfig, known: &[_], gone: usize| {
+            wake_up_copy(config, known, networks().take(gone))
+        };
+        assert_eq!(wake_up(), "0\n");
+        assert_eq!(line(&config, &[plain], 1), "0 - 6\n");
+        config.interfaces = vec![interface()];
+        assert_eq!(line(&config, &[plain], 0), "0\n");
+        assert_eq!(line(&config, &[plain], 1), "0 - 6\n");
+        config.interfaces.push(interface());
+        assert_eq!(line(&config, &[], 0), "0 5 6\n");
+        assert_eq!(line(&config, &[None, plain], 0), "0 6\n");
+        assert!(line(&config, &[plain; 5], 5).len() <= WAKE_UP_LIMIT);
     }
 
     #[test]

@@ -21,13 +21,14 @@ use tokio::io::AsyncWriteExt;
 
 use super::arguments::{VSOCK, vsock_device};
 use super::driver::Driver;
+use super::interface::Interface;
 use super::machine::Machine;
 use super::monitor::Monitor;
 use super::share::{self, Attached};
 use super::{Qemu, file, fork, jail, memory, slot};
 use crate::device::{self, Device, Guest};
 use crate::template::{MEMORY, STATE, copy_written};
-use crate::{Error, NetworkBackend, Result, VmConfig, WhileStill};
+use crate::{Error, Result, VmConfig, WhileStill};
 
 /// Name of the file with what the machine had, of a snapshot.
 const DEVICES: &str = "devices.json";
@@ -50,59 +51,20 @@ pub(super) struct Forked {
     pub(super) share: Option<Attached>,
     pub(super) run_directory: PathBuf,
     pub(super) guest: Guest,
-    pub(super) devices: Devices,
+    pub(super) disks: usize,
 }
 
 /// Devices whose state is in a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Devices {
     pub(super) disks: usize,
-    pub(super) interfaces: Vec<Interface>,
+    /// What the guest was promised of its network interfaces, by their slots.
+    pub(super) interfaces: Vec<Option<Interface>>,
     /// How the guest's driver uses the file system device, if it has one.
     pub(super) share: Option<Driver>,
 }
 
-/// A network interface: what it may be connected to follows from what its guest was
-/// offered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Interface {
-    /// To anything.
-    Plain,
-    /// Only to what takes checksums and segmentation over.
-    Offloading,
-}
-
 impl Devices {
-    /// Those of a machine, of which `before` were in the state that it began with.
-    pub(super) fn of(config: &VmConfig, before: Option<&Self>) -> Self {
-        let of = |backend: &NetworkBackend| match backend {
-            NetworkBackend::Stream(_) => Interface::Plain,
-            NetworkBackend::Tap(_) => Interface::Offloading,
-        };
-        let mut interfaces: Vec<_> = config
-            .interfaces
-            .iter()
-            .map(|interface| of(&interface.backend))
-            .collect();
-        for (index, known) in before
-            .iter()
-            .flat_map(|before| &before.interfaces)
-            .enumerate()
-        {
-            match interfaces.get_mut(index) {
-                // What its guest has once been offered counts.
-                Some(interface) => *interface = *known,
-                None => interfaces.push(*known),
-            }
-        }
-        Self {
-            disks: config.disks.len(),
-            interfaces,
-            share: None,
-        }
-    }
-
     /// Those of a snapshot; none for a template.
     pub(super) fn read(directory: &Path) -> Result<Option<Self>> {
         let path = directory.join(DEVICES);
@@ -129,15 +91,6 @@ impl Devices {
             return Err(unsupported(
                 "copy a snapshot with a share of the host into a machine without, or the reverse",
             ));
-        }
-        for (index, known) in self.interfaces.iter().enumerate() {
-            let backend = config.interfaces.get(index).map(|given| &given.backend);
-            if *known == Interface::Offloading && !matches!(backend, Some(NetworkBackend::Tap(_))) {
-                return Err(unsupported(
-                    "copy a snapshot of a container in a bridge or CNI network into a network \
-                     of another kind; choose one with --network",
-                ));
-            }
         }
         Ok(())
     }
@@ -176,7 +129,7 @@ pub(super) async fn snapshot(machine: &Machine, directory: &Path, still: WhileSt
     let unplugged = async {
         let device = json!({ "id": VSOCK });
         monitor.execute("device_del", device.clone()).await?;
-        monitor.event("DEVICE_DELETED").await?;
+        monitor.deleted(VSOCK).await?;
         monitor.execute("chardev-remove", device).await
     };
     tokio::time::timeout(DEADLINE, unplugged)
@@ -194,7 +147,7 @@ pub(super) async fn snapshot(machine: &Machine, directory: &Path, still: WhileSt
         .to_guest
         .lock()
         .await
-        .write_all(slot::wake_up(0, 0).as_bytes())
+        .write_all(slot::wake_up().as_bytes())
         .await
         .map_err(|_| Error::Ended)?;
     let files = written?;
@@ -243,8 +196,9 @@ async fn write(
             return Ok(());
         };
         let known = Devices {
+            disks: forked.disks,
+            interfaces: machine.promised(),
             share: detached.as_ref().map(|share| share.driver.clone()),
-            ..forked.devices.clone()
         };
         serde_json::to_writer(&devices, &known)?;
         save(monitor, &state).await?;
@@ -321,39 +275,4 @@ async fn plug(machine: &Machine, forked: &Forked, monitor: &mut Monitor) -> Resu
             detail: error.to_string(),
         })?;
     machine.adopt_vsock(process, control).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_state_with_offloads_needs_a_tap() {
-        let mut config = super::super::slot::tests::config(0, false);
-        let devices = |interfaces| Devices {
-            disks: 0,
-            interfaces,
-            share: None,
-        };
-        assert!(devices(vec![Interface::Plain]).check(&config).is_ok());
-        let error = devices(vec![Interface::Offloading]).check(&config);
-        assert!(
-            error
-                .expect_err("refused")
-                .to_string()
-                .contains("--network")
-        );
-        let fd = File::open("/dev/null").expect("a file").into();
-        config.interfaces = vec![crate::NetworkInterface {
-            mac: [2; 6],
-            backend: NetworkBackend::Tap(std::sync::Arc::new(fd)),
-        }];
-        assert!(devices(vec![Interface::Offloading]).check(&config).is_ok());
-        let known = devices(vec![Interface::Plain, Interface::Plain]);
-        assert_eq!(Devices::of(&config, Some(&known)), known);
-        assert_eq!(
-            Devices::of(&config, None),
-            devices(vec![Interface::Offloading])
-        );
-    }
 }

@@ -35,12 +35,20 @@ fn inherited(begin: Begin) -> Inherited {
         monitor: 4,
         begin,
         disks: vec![Medium::File(7)],
-        networks: 0,
+        stand_ins: Vec::new(),
         devices: Devices {
             vsock: 5,
             share: Some(6),
             networks: Vec::new(),
         },
+    }
+}
+
+/// An interface that leads nowhere.
+fn idle() -> StandIn<i32> {
+    StandIn {
+        slot: slot::networks().next().expect("a slot"),
+        tap: None,
     }
 }
 
@@ -127,7 +135,7 @@ fn a_template_may_have_disks_in_which_nothing_of_a_workload_is() {
     });
     let template = Inherited {
         disks: vec![Medium::Nothing, Medium::File(7)],
-        networks: 1,
+        stand_ins: vec![idle()],
         ..inherited(Begin::Template {
             files: FILES,
             memory: 10,
@@ -147,7 +155,7 @@ fn a_template_may_have_disks_in_which_nothing_of_a_workload_is() {
     expected.push(vsock_device());
     let network = slot::networks().next().expect("a slot");
     expected.push(json!({
-        "driver": NETWORK, "guest_announce": false, "bus": network.bus(),
+        "driver": NETWORK, "guest_announce": false, "id": network.interface(), "bus": network.bus(),
     }));
     assert_eq!(devices, expected);
     let nodes = values(&arguments, "-blockdev");
@@ -159,22 +167,58 @@ fn a_template_may_have_disks_in_which_nothing_of_a_workload_is() {
 
 #[test]
 fn a_copy_of_a_snapshot_has_the_interfaces_that_its_state_has() {
-    let copy = Inherited {
-        networks: 1,
-        ..inherited(Begin::Fork {
-            memory: 10,
-            private: true,
-        })
+    let (stream, _) = std::os::unix::net::UnixStream::pair().expect("pair");
+    let stream = NetworkInterface {
+        mac: [2; 6],
+        backend: NetworkBackend::Stream(std::sync::Arc::new(stream.into())),
     };
-    let arguments = arguments(&config(), Accelerator::Tcg, 2_000_000, &copy);
-    let devices = values(&arguments, "-device");
-    let idle = json!({
-        "driver": NETWORK,
-        "guest_announce": false,
-        "bus": "virtio-mmio-bus.0",
-    });
-    assert!(devices.contains(&idle.to_string()), "{devices:?}");
-    assert_eq!(values(&arguments, "-netdev"), [""; 0]);
+    let begin = Begin::Fork {
+        memory: 10,
+        private: true,
+    };
+    let stand_in = |tap| {
+        let stand_in = StandIn { tap, ..idle() };
+        let copy = Inherited {
+            stand_ins: vec![stand_in],
+            ..inherited(begin)
+        };
+        let mut config = config();
+        config.interfaces = vec![stream.clone()];
+        let copy = Inherited {
+            devices: Devices {
+                networks: vec![12],
+                ..copy.devices
+            },
+            ..copy
+        };
+        arguments(&config, Accelerator::Tcg, 2_000_000, &copy)
+    };
+    for tap in [None, Some(11)] {
+        let arguments = stand_in(tap);
+        let mut expected = json!({
+            "driver": NETWORK,
+            "guest_announce": false,
+            "id": "interface0",
+            "bus": "virtio-mmio-bus.0",
+        });
+        let mut ends = vec![netdev(
+            &stream,
+            slot::networks().next().expect("a slot"),
+            "12",
+        )];
+        if tap.is_some() {
+            expected["netdev"] = "stand-in0".into();
+            ends.push(json!({ "type": "tap", "id": "stand-in0", "fd": "11" }));
+        }
+        let devices = values(&arguments, "-device");
+        let interfaces: Vec<_> = devices
+            .iter()
+            .filter(|device| device.contains(NETWORK))
+            .collect();
+        assert_eq!(interfaces, [&expected.to_string()], "the other comes later");
+        let ends: Vec<_> = ends.iter().map(ToString::to_string).collect();
+        assert_eq!(values(&arguments, "-netdev"), ends);
+    }
 }
 
 #[test]

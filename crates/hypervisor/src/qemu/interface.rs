@@ -1,0 +1,205 @@
+//! Network interfaces that a guest knows, and what becomes of them in a copy of it.
+//!
+//! QEMU loads a state only into a machine that has every device of it and keeps what each
+//! has promised its guest. A copy may have other networks. For an interface that it shall
+//! not have, or that would lead to where the promise does not hold, there is a stand-in
+//! while the state is loaded. The guest lets go of it as it wakes up. Then it is taken
+//! away, and what the copy shall have is plugged in.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::thread::UnshareFlags;
+use serde::{Deserialize, Serialize};
+
+use super::slot::{self, Slot};
+use crate::{Error, NetworkBackend, NetworkInterface, Result, VmConfig};
+
+/// What a guest was promised of an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Interface {
+    /// Nothing: it may lead to anything.
+    Plain,
+    /// That checksums and segmentation are taken over.
+    Offloading,
+}
+
+impl Interface {
+    /// What a guest is promised that is given this one.
+    pub(super) fn of(backend: &NetworkBackend) -> Self {
+        match backend {
+            NetworkBackend::Stream(_) => Self::Plain,
+            NetworkBackend::Tap(_) => Self::Offloading,
+        }
+    }
+
+    /// Whether the promise holds there.
+    fn holds(self, backend: &NetworkBackend) -> bool {
+        self == Self::Plain || Self::of(backend) == Self::Offloading
+    }
+}
+
+/// An interface in place of one that a guest lets go of.
+#[derive(Debug)]
+pub(super) struct StandIn<Descriptor> {
+    /// Where it is.
+    pub(super) slot: Slot,
+    /// Where its frames go: a tap, or nowhere.
+    pub(super) tap: Option<Descriptor>,
+}
+
+/// How the interfaces of a copy come to be.
+#[derive(Debug, Default)]
+pub(super) struct Renewal {
+    /// In place of those that its guest lets go of.
+    pub(super) stand_ins: Vec<StandIn<OwnedFd>>,
+    /// Those of the configuration that come when these are gone, and their slots.
+    pub(super) later: Vec<(Slot, NetworkInterface)>,
+    /// What the guest was promised of those of the configuration, in their order.
+    pub(super) promised: Vec<Interface>,
+}
+
+impl Renewal {
+    /// Of a machine whose guest knows no interface that is not the configuration's.
+    pub(super) fn none(config: &VmConfig) -> Self {
+        let interfaces = config.interfaces.iter();
+        Self {
+            promised: interfaces
+                .map(|interface| Interface::of(&interface.backend))
+                .collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Of a copy whose guest knows interfaces, by their slots.
+    pub(super) fn plan(config: &VmConfig, known: &[Option<Interface>]) -> Result<Self> {
+        Self::of(config, known, dead_end).map_err(Error::host(
+            "cannot make a stand-in for a network interface",
+        ))
+    }
+
+    fn of(
+        config: &VmConfig,
+        known: &[Option<Interface>],
+        make_tap: impl Fn() -> io::Result<OwnedFd>,
+    ) -> io::Result<Self> {
+        let mut renewal = Self::default();
+        for (index, slot) in slot::networks().enumerate() {
+            let known = known.get(index).copied().flatten();
+            let wanted = config.interfaces.get(index);
+            let kept = known
+                .filter(|known| wanted.is_some_and(|interface| known.holds(&interface.backend)));
+            if let Some(wanted) = wanted {
+                renewal
+                    .promised
+                    .push(kept.unwrap_or_else(|| Interface::of(&wanted.backend)));
+            }
+            let Some(known) = known.filter(|_| kept.is_none()) else {
+                continue;
+            };
+            let tap = match known {
+                Interface::Plain => None,
+                Interface::Offloading => Some(make_tap()?),
+            };
+            renewal.stand_ins.push(StandIn { slot, tap });
+            if let Some(wanted) = wanted {
+                renewal.later.push((slot, wanted.clone()));
+            }
+        }
+        Ok(renewal)
+    }
+}
+
+/// A tap that takes checksums and segmentation over and leads nowhere: it is down, in a
+/// network namespace that nobody is in. It goes with its descriptor.
+fn dead_end() -> io::Result<OwnedFd> {
+    let make = || {
+        // SAFETY: this thread is ours alone and has no descriptors or memory that it
+        // unshares: only its network namespace is another one from here on.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
+        caisson_netlink::open_tap("caisson%d", true).map(|(tap, _)| tap)
+    };
+    // A thread whose namespaces are changed is good for nothing else.
+    std::thread::spawn(make)
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn file() -> OwnedFd {
+        File::open("/dev/null").expect("a file").into()
+    }
+
+    fn config(backends: &[fn(Arc<OwnedFd>) -> NetworkBackend]) -> VmConfig {
+        let interface =
+            |(backend, number): (&fn(Arc<OwnedFd>) -> NetworkBackend, u8)| NetworkInterface {
+                mac: [number; 6],
+                backend: backend(Arc::new(file())),
+            };
+        VmConfig {
+            interfaces: backends.iter().zip(1..).map(interface).collect(),
+            ..VmConfig::sample()
+        }
+    }
+
+    /// Guest's numbers of the stand-ins, whether each has a tap, and those that come later.
+    fn plan(config: &VmConfig, known: &[Option<Interface>]) -> (Vec<(u32, bool)>, Vec<u32>) {
+        let number = |slot: Slot| slot.guest_number().expect("a slot of the guest's");
+        let renewal = Renewal::of(config, known, || Ok(file())).expect("a plan");
+        assert_eq!(renewal.promised.len(), config.interfaces.len());
+        let stand_ins = renewal.stand_ins.iter();
+        (
+            stand_ins
+                .map(|stand_in| (number(stand_in.slot), stand_in.tap.is_some()))
+                .collect(),
+            renewal
+                .later
+                .iter()
+                .map(|(slot, _)| number(*slot))
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn an_interface_stays_where_its_promise_holds() {
+        use Interface::{Offloading, Plain};
+        use NetworkBackend::{Stream, Tap};
+        let nothing = (vec![], vec![]);
+        assert_eq!(plan(&config(&[Stream]), &[]), nothing);
+        assert_eq!(plan(&config(&[Stream]), &[Some(Plain)]), nothing);
+        assert_eq!(plan(&config(&[Tap]), &[Some(Plain)]), nothing);
+        assert_eq!(plan(&config(&[Tap]), &[Some(Offloading)]), nothing);
+        let renewed = (vec![(6, true)], vec![6]);
+        assert_eq!(plan(&config(&[Stream]), &[Some(Offloading)]), renewed);
+    }
+
+    #[test]
+    fn what_a_copy_shall_not_have_goes() {
+        use Interface::{Offloading, Plain};
+        use NetworkBackend::Tap;
+        let none = config(&[]);
+        assert_eq!(plan(&none, &[Some(Plain)]), (vec![(6, false)], vec![]));
+        assert_eq!(plan(&none, &[Some(Offloading)]), (vec![(6, true)], vec![]));
+        let second = [None, Some(Offloading)];
+        assert_eq!(plan(&config(&[Tap]), &second), (vec![(5, true)], vec![]));
+    }
+
+    #[test]
+    fn a_promise_stays_what_it_was() {
+        let config = config(&[NetworkBackend::Tap, NetworkBackend::Tap]);
+        let known = [Some(Interface::Plain)];
+        let renewal = Renewal::plan(&config, &known).expect("a plan");
+        assert_eq!(
+            renewal.promised,
+            [Interface::Plain, Interface::Offloading],
+            "the second is new"
+        );
+    }
+}
