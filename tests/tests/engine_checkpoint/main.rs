@@ -1,6 +1,8 @@
 //! Checkpoints through three releases of containerd: that a copy goes on where the
 //! container was, open files included, and what is refused.
 
+mod api;
+
 use std::fs;
 
 use caisson_end_to_end::engine::{Containerd, Release};
@@ -8,6 +10,7 @@ use caisson_end_to_end::netns::Netns;
 use caisson_end_to_end::{eventually, text};
 
 caisson_end_to_end::each_release![
+    a_container_may_end_with_its_checkpoint,
     a_copy_goes_on,
     a_copy_has_the_mounts_and_the_network_that_there_are,
     some_cannot_be_copied,
@@ -69,6 +72,44 @@ fn checkpoint(engine: &Containerd, container: &str, reference: &str) -> std::pro
         reference,
     ];
     engine.run(&arguments, b"")
+}
+
+fn a_container_may_end_with_its_checkpoint(release: Release) {
+    let engine = Containerd::start(release);
+    let started = engine.container(&["-d"], "first", &["sh", "-c", COUNTER], b"");
+    assert!(started.status.success(), "{started:?}");
+    goes_on(&engine, "first", 3);
+    let made = api::checkpoint_and_exit(&engine, "first");
+    eventually("the engine is told in the right order", || {
+        let log = engine.log();
+        // The ends of processes that were executed come before.
+        let after = log.split_once("/tasks/checkpointed");
+        after.is_some_and(|(_, after)| after.contains("/tasks/exit"))
+    });
+    eventually("it has ended", || {
+        engine.status("first").as_deref() == Some("STOPPED")
+    });
+    // The whole of it is there, and the description of the container.
+    let types: Vec<_> = made.iter().map(|part| part.media_type.as_str()).collect();
+    assert!(
+        types.contains(&"application/vnd.containerd.container.criu.checkpoint.criu.tar"),
+        "{types:?}"
+    );
+    let content = engine.run(&["content", "get", &made[0].digest], b"");
+    let mut archive = tar::Archive::new(&content.stdout[..]);
+    let names: Vec<_> = archive
+        .entries()
+        .expect("an archive")
+        .map(|entry| {
+            let entry = entry.expect("an entry");
+            entry.path().expect("a path").display().to_string()
+        })
+        .collect();
+    assert!(names.contains(&"checkpoint.json".to_owned()), "{names:?}");
+    let removed = engine.run(&["task", "rm", "first"], b"");
+    assert!(text(&removed.stderr).contains("137"), "{removed:?}");
+    engine.ok(&["container", "rm", "first"]);
+    engine.shows("a checkpoint that ends its container");
 }
 
 fn a_copy_goes_on(release: Release) {
