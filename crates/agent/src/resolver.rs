@@ -7,12 +7,14 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio_vsock::VsockStream;
 
 use crate::error::{Error, Result};
@@ -58,19 +60,33 @@ struct Forwarder<W> {
     next: u16,
 }
 
-/// Begins to forward what is asked at an address.
-pub fn forward(address: IpAddr, host: VsockStream) -> Result<()> {
-    if !address.is_loopback() {
-        return Err(Error::Invalid(format!(
-            "{address} is no resolver on the loopback"
-        )));
+/// The addresses at which questions are taken.
+#[derive(Debug, Default)]
+pub struct Resolvers(Mutex<HashMap<IpAddr, JoinHandle<()>>>);
+
+impl Resolvers {
+    /// Begins to forward what is asked at an address, instead of whoever did so before: after
+    /// a snapshot that one has no stream to the host any more, and does not learn of it.
+    pub async fn forward(&self, address: IpAddr, host: VsockStream) -> Result<()> {
+        if !address.is_loopback() {
+            return Err(Error::Invalid(format!(
+                "{address} is no resolver on the loopback"
+            )));
+        }
+        let mut all = self.0.lock().await;
+        if let Some(before) = all.remove(&address) {
+            before.abort();
+            // Its sockets are closed by then.
+            let _ = before.await;
+        }
+        let at = SocketAddr::new(address, PORT);
+        let (datagrams, listener) =
+            open(at).map_err(Error::system(format!("listen for questions at {at}")))?;
+        let (from_host, to_host) = tokio::io::split(host);
+        let serving = tokio::spawn(serve(datagrams, listener, from_host, to_host));
+        all.insert(address, serving);
+        Ok(())
     }
-    let at = SocketAddr::new(address, PORT);
-    let (datagrams, listener) =
-        open(at).map_err(Error::system(format!("listen for questions at {at}")))?;
-    let (from_host, to_host) = tokio::io::split(host);
-    tokio::spawn(serve(datagrams, listener, from_host, to_host));
-    Ok(())
 }
 
 /// A server of the container that listens on all addresses may do so, too.
@@ -102,11 +118,11 @@ fn open(at: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
 async fn serve(
     datagrams: UdpSocket,
     listener: TcpListener,
-    from_host: impl AsyncRead + Unpin + Send + 'static,
+    from_host: impl AsyncRead + Unpin,
     host: impl AsyncWrite + Unpin,
 ) {
     let (answered, mut answers) = mpsc::channel(1);
-    tokio::spawn(receive(from_host, answered));
+    let mut receiving = pin!(receive(from_host, answered));
     let (asked, mut questions) = mpsc::channel(1);
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut forwarder = Forwarder {
@@ -118,14 +134,12 @@ async fn serve(
     let mut buffer = vec![0; QUERY_LIMIT];
     loop {
         let outcome = tokio::select! {
-            answer = answers.recv() => match answer {
-                Some(answer) => {
-                    forwarder.answer(answer).await;
-                    Ok(())
-                }
-                // The host has gone, and with it the machine.
-                None => return,
-            },
+            Some(answer) = answers.recv() => {
+                forwarder.answer(answer).await;
+                Ok(())
+            }
+            // The host has gone, and with it the machine.
+            () = &mut receiving => return,
             Ok((length, from)) = forwarder.datagrams.recv_from(&mut buffer) => {
                 let query = buffer[..length].to_vec();
                 let limit = datagram_limit(&query);

@@ -24,7 +24,7 @@ use crate::disks::Disks;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::reaper::Reaper;
-use crate::resolver;
+use crate::resolver::Resolvers;
 use crate::streams::Streams;
 use crate::{configure, network, process_list, stdio};
 
@@ -38,6 +38,7 @@ const PAGE: u64 = 4096;
 #[derive(Debug)]
 pub struct Server {
     streams: Arc<Streams>,
+    resolvers: Resolvers,
     reaper: Arc<Reaper>,
     started_ns: i64,
     ready_ns: i64,
@@ -62,6 +63,7 @@ impl Server {
             disks,
             spare,
             streams,
+            resolvers: Resolvers::default(),
             reaper,
             started_ns,
             ready_ns: monotonic_ns(),
@@ -132,7 +134,7 @@ impl Agent for Server {
         let stream = self.streams.take(request.stream).await?;
         let stream =
             stream.ok_or_else(|| Error::Invalid("a resolver needs a stream".to_owned()))?;
-        resolver::forward(address, stream)?;
+        self.resolvers.forward(address, stream).await?;
         Ok(Empty::new())
     }
 

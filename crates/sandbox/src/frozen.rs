@@ -117,6 +117,7 @@ impl Thawing {
     pub async fn thaw(self, streams: StreamRequest, paused: bool) -> Result<ProcessStreams> {
         let doing = "thawing the container";
         let sandbox = self.container.sandbox();
+        sandbox.forward_resolvers_again().await;
         let (stdio, streams) = open_streams(sandbox, streams).await?;
         let request = ThawRequest {
             id: self.container.init().container.clone(),

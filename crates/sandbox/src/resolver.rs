@@ -32,18 +32,44 @@ impl Sandbox {
     /// Lets the guest use a resolver that listens on a loopback address of the network
     /// namespace. Without a namespace there is none to use.
     pub async fn forward_resolver(&self, address: IpAddr) -> Result<()> {
+        if self.inner.network.is_none() {
+            return Ok(());
+        }
+        let _open = self.open().await;
+        self.forward(address).await?;
+        let mut forwarded = self.inner.resolvers.lock().await;
+        if !forwarded.contains(&address) {
+            forwarded.push(address);
+        }
+        Ok(())
+    }
+
+    /// Lets the guest use its resolvers after a snapshot, which has cut the streams to them.
+    /// The caller sees to it that nobody cuts the connection.
+    pub(crate) async fn forward_resolvers_again(&self) {
+        for address in self.inner.resolvers.lock().await.iter() {
+            if let Err(error) = self.forward(*address).await {
+                tracing::warn!(%error, %address, "a resolver is out of reach after a snapshot");
+            }
+        }
+    }
+
+    async fn forward(&self, address: IpAddr) -> Result<()> {
         let Some(attachment) = self.inner.network.clone() else {
             return Ok(());
         };
+        let doing = "forwarding a resolver";
         let (number, stream) = self.open_stream().await?;
         let request = ForwardResolverRequest {
             address: address.to_string(),
             stream: number,
             ..Default::default()
         };
-        self.call("forwarding a resolver", async |agent| {
-            agent.forward_resolver(agent::bounded(), &request).await
-        })
+        self.call_with(
+            doing,
+            async |agent| agent.forward_resolver(agent::bounded(), &request).await,
+            agent::failed(doing),
+        )
         .await?;
         tokio::spawn(relay(stream, attachment, SocketAddr::new(address, PORT)));
         Ok(())

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -81,6 +82,8 @@ pub(crate) struct Inner {
     pub(crate) network: Option<Attachment>,
     /// One change of the network at a time is brought into the guest.
     pub(crate) following: tokio::sync::Mutex<()>,
+    /// Resolvers that the guest has been given.
+    pub(crate) resolvers: tokio::sync::Mutex<Vec<IpAddr>>,
     /// Told of each change that has been brought there.
     pub(crate) followed: watch::Sender<()>,
     origin: Origin,
@@ -165,6 +168,7 @@ impl Sandbox {
                 gate: Arc::default(),
                 network: config.network.clone(),
                 following: tokio::sync::Mutex::default(),
+                resolvers: tokio::sync::Mutex::default(),
                 followed: watch::Sender::new(()),
                 origin,
                 lost: OnceLock::new(),
