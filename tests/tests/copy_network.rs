@@ -2,11 +2,14 @@
 //! network namespace stands for the host.
 
 use std::collections::BTreeSet;
-use std::io::{self, Read};
-use std::net::TcpListener;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, UdpSocket};
+use std::path::Path;
+use std::process::Command;
 
 use caisson_end_to_end::netns::Netns;
-use caisson_end_to_end::{Caisson, eventually, programs};
+use caisson_end_to_end::{Caisson, eventually, output, programs, text};
 
 const SCRIPT: &str = "echo ready; sleep 1000";
 
@@ -146,4 +149,127 @@ fn copies_of_a_bridge_have_any() {
     sends(&host, &caisson, "user-again");
     let (_, again) = address(&caisson, "bridge-again");
     caisson.ok(["exec", "bridge", "ping", "-c", "1", &again]);
+}
+
+#[test]
+fn connections_of_a_client_on_a_bridge_are_reset_in_its_copies() {
+    let host = Netns::new("host");
+    let caisson = installation(&host);
+    // The bridge is there with its first container.
+    let run = ["run", "-d", "--name", "other", "--network", "bridge"];
+    caisson.ok(run.iter().chain(&["busybox", "sleep", "1000"]));
+    let listener = host.inside(|| TcpListener::bind("10.87.0.1:0").expect("a listener"));
+    listener.set_nonblocking(true).expect("set");
+    let port = listener.local_addr().expect("an address").port();
+    let script =
+        format!("nc 10.87.0.1 {port} -e sh -c 'cat >/got 2>/error; echo ended >/end'; sleep 1000");
+    let run = ["run", "-d", "--name", "first", "--network", "bridge"];
+    caisson.ok(run.iter().chain(&["busybox", "sh", "-c", &script]));
+    let mut accepted = None;
+    eventually("it connects", || {
+        accepted = listener.accept().ok();
+        accepted.is_some()
+    });
+    let (mut stream, _) = accepted.expect("a connection");
+    stream.set_nonblocking(false).expect("set");
+    let file = |name: &str, path: &str| {
+        let output = caisson.run(["exec", name, "cat", path]);
+        output.status.success().then(|| text(&output.stdout))
+    };
+    let got = |expected: &str| file("first", "/got").as_deref() == Some(expected);
+    stream.write_all(b"before\n").expect("written");
+    eventually("it reads", || got("before\n"));
+    caisson.ok(["snapshot", "first", "s"]);
+    for network in ["bridge", "user", "none"] {
+        copy(&caisson, network);
+        eventually("the connection of the copy ends", || {
+            file(network, "/end").is_some()
+        });
+        let error = file(network, "/error").expect("its last words");
+        assert!(error.contains("Connection reset by peer"), "{error}");
+        assert_eq!(file(network, "/got").as_deref(), Some("before\n"));
+    }
+    stream.write_all(b"after\n").expect("written");
+    eventually("the first one reads on", || got("before\nafter\n"));
+    assert_eq!(file("first", "/end"), None);
+    drop(stream);
+    eventually("its connection ends as it should", || {
+        file("first", "/end").is_some()
+    });
+    assert_eq!(file("first", "/error").as_deref(), Some(""));
+}
+
+/// A command that sees other contents of `/etc/resolv.conf`, as does what it starts.
+fn with_resolvers(caisson: &Caisson, contents: &Path, arguments: &[&str]) -> String {
+    let plain = caisson.command(arguments);
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "sh", "-c"])
+        .arg("mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"")
+        .arg(contents)
+        .arg(plain.get_program())
+        .args(plain.get_args());
+    for (name, value) in plain.get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    let output = output(command, b"");
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    text(&output.stdout)
+}
+
+/// Answers that there is no such name.
+fn resolve_nothing(host: &Netns) {
+    let resolver = host.inside(|| UdpSocket::bind("127.0.0.1:53").expect("port 53"));
+    std::thread::spawn(move || {
+        let mut message = [0; 512];
+        while let Ok((length, from)) = resolver.recv_from(&mut message) {
+            // RFC 1035, section 4.1.1.
+            message[2] |= 0x80;
+            message[3] = 0x83;
+            let _ = resolver.send_to(&message[..length], from);
+        }
+    });
+}
+
+#[test]
+fn copies_have_the_resolvers_of_their_network() {
+    let host = Netns::new("host");
+    let caisson = installation(&host);
+    resolve_nothing(&host);
+    let folder = caisson.folder("resolvers");
+    let (local, other) = (folder.join("local"), folder.join("other"));
+    fs::write(&local, "nameserver 127.0.0.1\nsearch example.test\n").expect("written");
+    fs::write(&other, "nameserver 192.0.2.7\n").expect("written");
+    let seen = |name: &str| caisson.ok(["exec", name, "cat", "/etc/resolv.conf"]);
+    let run = |name: &str, network: &str, file: &Path, rest: &[&str]| {
+        let run = ["run", "-d", "--name", name, "--network", network];
+        with_resolvers(&caisson, file, &[&run[..], rest].concat());
+        seen(name)
+    };
+    let answered = |name: &str| {
+        let script = "nslookup no.example 2>&1 || true";
+        let said = caisson.ok(["exec", name, "sh", "-c", script]);
+        assert!(said.contains("NXDOMAIN"), "{name}: {said}");
+    };
+    let program = ["busybox", "sleep", "1000"];
+    let stand_in = "nameserver 10.0.2.3\nsearch example.test\n";
+    assert_eq!(run("first", "user", &local, &program), stand_in);
+    answered("first");
+    let others = "nameserver 192.0.2.7\n";
+    assert_eq!(run("on-bridge", "bridge", &other, &program), others);
+    caisson.ok(["snapshot", "first", "of-user"]);
+    caisson.ok(["snapshot", "on-bridge", "of-bridge"]);
+
+    // The host's as it is now.
+    let from = ["--from", "of-user"];
+    assert_eq!(run("bridge", "bridge", &other, &from), others);
+    assert_eq!(run("none", "none", &other, &from), others);
+    let asked = ["--from", "of-user", "--dns", "192.0.2.9"];
+    let with_search = "nameserver 192.0.2.9\nsearch example.test\n";
+    assert_eq!(run("asked", "user", &local, &asked), with_search);
+    let from = ["--from", "of-bridge"];
+    assert_eq!(run("user", "user", &local, &from), stand_in);
+    answered("user");
+    assert_eq!(seen("first"), stand_in, "it keeps its own");
+    assert_eq!(seen("on-bridge"), others);
 }
