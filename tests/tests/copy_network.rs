@@ -151,6 +151,37 @@ fn copies_of_a_bridge_have_any() {
     caisson.ok(["exec", "bridge", "ping", "-c", "1", &again]);
 }
 
+/// Whether a guest was offered to leave checksums to its tap (virtio 1.2, 5.1.3).
+fn is_offered_offloads(caisson: &Caisson, name: &str) -> bool {
+    let features = "/sys/class/net/eth0/device/features";
+    caisson.ok(["exec", name, "head", "-c", "1", features]) == "1"
+}
+
+#[test]
+fn a_copy_may_be_kept_from_leaving_work_to_its_tap() {
+    let host = Netns::new("host");
+    let caisson = installation(&host);
+    snapshot(&caisson, "bridge");
+    assert!(is_offered_offloads(&caisson, "first"));
+    let strictly = |name: &str, snapshot: &str| {
+        let run = ["run", "-d", "--name", name, "--network", "bridge"];
+        let mut command = caisson.command(run.iter().chain(&["--from", snapshot]));
+        command.env("CAISSON_ANTI_SPOOF", "strict");
+        let started = output(command, b"");
+        assert!(started.status.success(), "{started:?}");
+        address(&caisson, name);
+        sends(&host, &caisson, name);
+        assert!(!is_offered_offloads(&caisson, name), "{name}");
+    };
+    strictly("strict", "s");
+    caisson.ok(["snapshot", "strict", "of-strict"]);
+    strictly("strict-again", "of-strict");
+    let run = ["run", "-d", "--name", "lax", "--network", "bridge"];
+    caisson.ok(run.iter().chain(&["--from", "of-strict"]));
+    address(&caisson, "lax");
+    sends(&host, &caisson, "lax");
+}
+
 #[test]
 fn connections_of_a_client_on_a_bridge_are_reset_in_its_copies() {
     let host = Netns::new("host");

@@ -148,7 +148,7 @@ pub enum NetworkBackend {
     /// A connected stream socket; each frame has its length before it, four bytes in
     /// network order.
     Stream(Arc<OwnedFd>),
-    /// A tap device with `IFF_VNET_HDR`: checksums and segmentation are left to
-    /// whoever is behind it.
+    /// A tap device. With `IFF_VNET_HDR`, checksums and segmentation are left to whoever is
+    /// behind it.
     Tap(Arc<OwnedFd>),
 }

@@ -22,7 +22,7 @@ pub use link::{Counters, Link};
 pub use neighbour::Neighbour;
 pub use route::Route;
 pub use socket::Socket;
-pub use tap::open as open_tap;
+pub use tap::{open as open_tap, takes_offloads};
 
 /// A hardware address of Ethernet.
 pub type Mac = [u8; 6];

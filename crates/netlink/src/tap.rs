@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 /// Makes a tap in this thread's network namespace. It is gone when its last descriptor
 /// is closed. The kernel replaces `%d` in the name; the name it has is returned. With
@@ -37,4 +37,19 @@ pub fn open(name: &str, offloads: bool) -> io::Result<(OwnedFd, String)> {
         .map(|&byte| char::from(byte.cast_unsigned()))
         .collect();
     Ok((device.into(), name))
+}
+
+/// Whether a tap takes frames to which something is still to be done.
+pub fn takes_offloads(tap: BorrowedFd<'_>) -> io::Result<bool> {
+    /// `TUNGETIFF` of `linux/if_tun.h`.
+    const TUNGETIFF: libc::c_ulong = 0x8004_54d2;
+    // SAFETY: an `ifreq` is plain data for which all zeros are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: TUNGETIFF writes the `ifreq`, which outlives the call.
+    if unsafe { libc::ioctl(tap.as_raw_fd(), TUNGETIFF, &mut request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has written the flags.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    Ok(libc::c_int::from(flags) & libc::IFF_VNET_HDR != 0)
 }

@@ -33,7 +33,7 @@ pub(crate) enum Holder {
 pub enum Link {
     /// A stream socket; each frame has its length before it, four bytes in network order.
     Stream(Arc<OwnedFd>),
-    /// A tap device with a `virtio_net_hdr` before each frame (`IFF_VNET_HDR`).
+    /// A tap device, which may have a `virtio_net_hdr` before each frame (`IFF_VNET_HDR`).
     Tap(Arc<OwnedFd>),
 }
 

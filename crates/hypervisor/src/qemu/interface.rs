@@ -7,7 +7,7 @@
 //! away, and what the copy shall have is plugged in.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
@@ -30,7 +30,14 @@ impl Interface {
     pub(super) fn of(backend: &NetworkBackend) -> Self {
         match backend {
             NetworkBackend::Stream(_) => Self::Plain,
-            NetworkBackend::Tap(_) => Self::Offloading,
+            // One that does not tell is taken for what asks for more: QEMU then refuses what
+            // does not fit.
+            NetworkBackend::Tap(tap) => {
+                match caisson_netlink::takes_offloads(tap.as_fd()).unwrap_or(true) {
+                    true => Self::Offloading,
+                    false => Self::Plain,
+                }
+            }
         }
     }
 
