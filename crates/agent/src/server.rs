@@ -144,8 +144,9 @@ impl Agent for Server {
         request: CreateContainerRequest,
     ) -> ttrpc::Result<CreateContainerResponse> {
         self.free(&request.id)?;
+        let id = request.id.clone();
         let container = Container::create(
-            &request,
+            request,
             &self.disks,
             &self.streams,
             &self.spare,
@@ -153,7 +154,7 @@ impl Agent for Server {
         )
         .await?;
         let pid = container.process("")?.pid();
-        self.containers().insert(request.id, Arc::new(container));
+        self.containers().insert(id, Arc::new(container));
         Ok(CreateContainerResponse {
             pid,
             ..Default::default()
@@ -206,8 +207,8 @@ impl Agent for Server {
         _: &TtrpcContext,
         request: UpdateContainerRequest,
     ) -> ttrpc::Result<Empty> {
-        let resources = container::parse("the limits", &request.resources_json)?;
-        self.container(&request.id)?.cgroup()?.update(&resources)?;
+        let container = self.container(&request.id)?;
+        container.cgroup()?.update(&request.resources)?;
         Ok(Empty::new())
     }
 
@@ -299,8 +300,9 @@ impl Agent for Server {
         request: CreateContainerRequest,
     ) -> ttrpc::Result<Empty> {
         self.free(&request.id)?;
-        let container = Container::mount(&request, &self.disks)?;
-        self.containers().insert(request.id, Arc::new(container));
+        let id = request.id.clone();
+        let container = Container::mount(request, &self.disks)?;
+        self.containers().insert(id, Arc::new(container));
         Ok(Empty::new())
     }
 

@@ -42,6 +42,21 @@ pub const IMAGE_DISK: &str = "image";
 /// Serial number of the disk with the writable layer.
 pub const SCRATCH_DISK: &str = "scratch";
 
+/// Files of a container's cgroup that the host may have written.
+pub const LIMIT_FILES: [&str; 8] = [
+    "cpu.max",
+    "cpu.weight",
+    "io.max",
+    "memory.high",
+    "memory.low",
+    "memory.max",
+    SWAP_LIMIT_FILE,
+    "pids.max",
+];
+
+/// The one of them that a guest without swap space does not have.
+pub const SWAP_LIMIT_FILE: &str = "memory.swap.max";
+
 /// Program in a container's files that is run in each copy of a snapshot, before the
 /// container's own processes go on.
 pub const ON_FORK: &str = "/run/caisson/on-fork";

@@ -6,12 +6,12 @@ use caisson_protocol::agent::{
 };
 use caisson_protocol::agent_ttrpc::AgentClient;
 use oci_spec::runtime::{LinuxResources, Process as ProcessSpec, Spec};
-use protobuf::MessageField;
+use protobuf::{Message, MessageField};
 use tokio::net::UnixStream;
 
 use crate::disk::RootfsDisk;
 use crate::process::{Process, ProcessStreams, StreamRequest, open_streams};
-use crate::{Error, Result, Sandbox, agent, seccomp, validate};
+use crate::{Error, Result, Sandbox, agent, describe, seccomp, validate};
 
 /// A container to be made.
 #[derive(Debug, Clone)]
@@ -197,11 +197,6 @@ impl Sandbox {
     }
 
     fn describe(&self, config: &ContainerConfig) -> Result<CreateContainerRequest> {
-        let mut spec = config.spec.clone();
-        // The filter goes ready made; the profile would only be parsed for nothing.
-        if let Some(linux) = spec.linux_mut() {
-            linux.set_seccomp(None);
-        }
         let mut rootfs = api::Rootfs::new();
         match &config.rootfs {
             Rootfs::Disks { image, scratch } => {
@@ -214,7 +209,12 @@ impl Sandbox {
         }
         Ok(CreateContainerRequest {
             id: config.id.clone(),
-            spec_json: encode("encoding the container's specification", &spec)?,
+            description: describe::container(&config.spec)?
+                .write_to_bytes()
+                .map_err(|error| Error::Host {
+                    doing: "describing the container",
+                    source: error.into(),
+                })?,
             rootfs: MessageField::some(rootfs),
             files: config.files.iter().map(file).collect(),
             init: config.init,
@@ -239,13 +239,6 @@ fn file(file: &RootfsFile) -> api::File {
         mode: 0o644,
         ..Default::default()
     }
-}
-
-fn encode(doing: &'static str, value: &impl serde::Serialize) -> Result<Vec<u8>> {
-    serde_json::to_vec(value).map_err(|error| Error::Host {
-        doing,
-        source: error.into(),
-    })
 }
 
 impl Container {
@@ -299,7 +292,7 @@ impl Container {
         let request = ExecRequest {
             container_id: self.init.container.clone(),
             exec_id: exec_id.to_owned(),
-            process_json: encode("encoding the process's specification", process)?,
+            process: MessageField::some(describe::process(process)?),
             stdio: MessageField::some(stdio),
             seccomp_bpf: if confined {
                 self.seccomp.clone()
@@ -352,7 +345,7 @@ impl Container {
     pub async fn update(&self, resources: &LinuxResources) -> Result<()> {
         let request = UpdateContainerRequest {
             id: self.init.container.clone(),
-            resources_json: encode("encoding the container's limits", resources)?,
+            resources: MessageField::some(describe::resources(resources)),
             ..Default::default()
         };
         self.sandbox()

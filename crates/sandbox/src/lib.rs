@@ -7,6 +7,7 @@
 mod agent;
 mod console;
 mod container;
+mod describe;
 mod disk;
 mod error;
 mod frozen;

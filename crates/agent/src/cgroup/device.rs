@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::OnceLock;
 
-use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
+use caisson_protocol::agent::DeviceRule;
 
 use crate::error::{Error, Result};
 
@@ -94,7 +94,7 @@ pub(super) fn prepare(cgroup: BorrowedFd<'_>) -> Result<()> {
 /// restriction.
 pub(super) fn restrict(
     cgroup: BorrowedFd<'_>,
-    rules: &[LinuxDeviceCgroup],
+    rules: &[DeviceRule],
     is_prepared: bool,
 ) -> Result<()> {
     let program = (!rules.is_empty()).then(|| compile(&with_always(rules)));
@@ -119,7 +119,7 @@ pub(super) fn restrict(
 
 /// The rules and those of every container. The last that fits counts, so one that is
 /// said again at the end need not be said before.
-fn with_always(rules: &[LinuxDeviceCgroup]) -> Vec<Rule> {
+fn with_always(rules: &[DeviceRule]) -> Vec<Rule> {
     let rules = rules.iter().map(rule);
     rules
         .filter(|rule| !ALWAYS.contains(rule))
@@ -127,23 +127,13 @@ fn with_always(rules: &[LinuxDeviceCgroup]) -> Vec<Rule> {
         .collect()
 }
 
-fn rule(rule: &LinuxDeviceCgroup) -> Rule {
-    let number = |number: Option<i64>| {
-        // Linux has 12 bits of major and 20 of minor numbers; -1 is any.
-        number.and_then(|number| i32::try_from(number).ok().filter(|number| *number >= 0))
-    };
-    let access = rule.access().as_deref().unwrap_or("rwm");
-    let bit = |letter, bit| if access.contains(letter) { bit } else { 0 };
+fn rule(rule: &DeviceRule) -> Rule {
     Rule {
-        allow: rule.allow(),
-        kind: match rule.typ() {
-            Some(LinuxDeviceType::B) => Some(BLOCK),
-            Some(LinuxDeviceType::C | LinuxDeviceType::U) => Some(CHARACTER),
-            _ => None,
-        },
-        major: number(rule.major()),
-        minor: number(rule.minor()),
-        access: bit('m', MAKE_NODE) | bit('r', READ) | bit('w', WRITE),
+        allow: rule.allow,
+        kind: (rule.kind != 0).then_some(rule.kind.cast_signed()),
+        major: rule.major.map(u32::cast_signed),
+        minor: rule.minor.map(u32::cast_signed),
+        access: rule.access.cast_signed() & ANY_ACCESS,
     }
 }
 
@@ -357,14 +347,33 @@ mod tests {
         }
     }
 
-    fn program(json: &str) -> Vec<Instruction> {
-        let rules: Vec<LinuxDeviceCgroup> = serde_json::from_str(json).expect("rules");
-        compile(&with_always(&rules))
+    fn program(rules: &[DeviceRule]) -> Vec<Instruction> {
+        compile(&with_always(rules))
+    }
+
+    /// For any access to any device.
+    fn any(allow: bool) -> DeviceRule {
+        DeviceRule {
+            allow,
+            access: ANY_ACCESS.cast_unsigned(),
+            ..Default::default()
+        }
+    }
+
+    fn character(major: Option<u32>, minor: Option<u32>, access: i32) -> DeviceRule {
+        DeviceRule {
+            allow: true,
+            kind: CHARACTER.cast_unsigned(),
+            major,
+            minor,
+            access: access.cast_unsigned(),
+            ..Default::default()
+        }
     }
 
     #[test]
     fn disks_are_refused_and_null_is_not() {
-        let program = program(r#"[{"allow": false, "access": "rwm"}]"#);
+        let program = program(&[any(false)]);
         assert!(!allows(&program, BLOCK, READ, 254, 0));
         assert!(!allows(&program, BLOCK, READ | MAKE_NODE, 254, 0));
         assert!(allows(&program, BLOCK, MAKE_NODE, 254, 0));
@@ -376,18 +385,21 @@ mod tests {
     #[test]
     fn the_prepared_program_is_that_of_an_ordinary_container() {
         let prepared = compile(&[&[NOTHING], &ALWAYS[..]].concat());
-        let ordinary = r#"[{"allow": false, "access": "rwm"},
-            {"allow": true, "type": "c", "access": "m"},
-            {"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm"}]"#;
-        assert!(prepared == program(ordinary));
+        let ordinary = [
+            any(false),
+            character(None, None, MAKE_NODE),
+            character(Some(1), Some(3), ANY_ACCESS),
+        ];
+        assert!(prepared == program(&ordinary));
     }
 
     #[test]
     fn the_last_rule_that_fits_decides() {
-        let program = program(
-            r#"[{"allow": false}, {"allow": true, "type": "c", "major": 10, "access": "rw"},
-                {"allow": false, "type": "c", "major": 10, "minor": 200, "access": "w"}]"#,
-        );
+        let refused = DeviceRule {
+            allow: false,
+            ..character(Some(10), Some(200), WRITE)
+        };
+        let program = program(&[any(false), character(Some(10), None, READ | WRITE), refused]);
         assert!(allows(&program, CHARACTER, READ | WRITE, 10, 229));
         assert!(allows(&program, CHARACTER, READ, 10, 200));
         assert!(!allows(&program, CHARACTER, WRITE, 10, 200));
@@ -396,7 +408,7 @@ mod tests {
 
     #[test]
     fn everything_may_be_allowed() {
-        let program = program(r#"[{"allow": true, "type": "a", "access": "rwm"}]"#);
+        let program = program(&[any(true)]);
         assert!(allows(&program, BLOCK, ANY_ACCESS, 8, 0));
     }
 }

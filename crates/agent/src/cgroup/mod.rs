@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use caisson_protocol::agent::StatsResponse;
-use oci_spec::runtime::LinuxResources;
+use caisson_protocol::agent::{CgroupLimit, Resources, StatsResponse};
+use caisson_protocol::{LIMIT_FILES, SWAP_LIMIT_FILE};
 use rustix::fs::{Mode, OFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -43,7 +43,7 @@ impl Cgroup {
     }
 
     /// Makes the cgroup and sets its limits.
-    pub fn create(id: &str, resources: Option<&LinuxResources>) -> Result<Self> {
+    pub fn create(id: &str, resources: &Resources) -> Result<Self> {
         let is_first = FIRST_IS_FREE.swap(false, Ordering::Relaxed);
         let path = if is_first {
             Path::new(CGROUPS).join(FIRST)
@@ -61,23 +61,21 @@ impl Cgroup {
     }
 
     /// Sets the limits that are named.
-    pub fn update(&self, resources: &LinuxResources) -> Result<()> {
-        for (file, value) in limits(resources) {
+    pub fn update(&self, resources: &Resources) -> Result<()> {
+        for limit in &resources.limits {
+            let file = file_of(limit)?;
             // The guest's kernel has no swap: whatever limit there is, it is kept.
-            if file == SWAP_LIMIT && !self.path.join(file).exists() {
+            if file == SWAP_LIMIT_FILE && !self.path.join(file).exists() {
                 continue;
             }
-            self.write(file, &value)?;
+            self.write(file, &limit.value)?;
         }
         Ok(())
     }
 
-    fn restrict(&self, resources: Option<&LinuxResources>, is_first: bool) -> Result<()> {
-        if let Some(resources) = resources {
-            self.update(resources)?;
-        }
-        let rules = resources.and_then(|resources| resources.devices().as_deref());
-        let rules = rules.unwrap_or_default();
+    fn restrict(&self, resources: &Resources, is_first: bool) -> Result<()> {
+        self.update(resources)?;
+        let rules = &resources.devices;
         if rules.is_empty() && !is_first {
             return Ok(());
         }
@@ -225,94 +223,28 @@ fn keyed(text: &str, key: &str) -> u64 {
         .map_or(0, number)
 }
 
-/// The files that limits are written to (OCI runtime-spec, config-linux, and the
-/// kernel's cgroup-v2 documentation).
-fn limits(resources: &LinuxResources) -> Vec<(&'static str, String)> {
-    let mut limits = Vec::new();
-    let amount = |value: i64| match value {
-        ..=-1 => "max".to_owned(),
-        value => value.to_string(),
-    };
-    if let Some(memory) = resources.memory() {
-        if let Some(limit) = memory.limit() {
-            limits.push(("memory.max", amount(limit)));
-        }
-        if let Some(low) = memory.reservation() {
-            limits.push(("memory.low", amount(low)));
-        }
-        if let Some(both) = memory.swap() {
-            // OCI counts memory and swap together, cgroup v2 swap alone.
-            let swap = match memory.limit() {
-                Some(limit) if both >= 0 => (both - limit).max(0),
-                _ => both,
-            };
-            limits.push((SWAP_LIMIT, amount(swap)));
-        }
+/// The file of a limit: one of the cgroup's own, never a path.
+fn file_of(limit: &CgroupLimit) -> Result<&str> {
+    if LIMIT_FILES.contains(&limit.file.as_str()) {
+        return Ok(&limit.file);
     }
-    if let Some(cpu) = resources.cpu() {
-        if let Some(quota) = cpu.quota() {
-            let period = cpu.period().unwrap_or(100_000);
-            limits.push(("cpu.max", format!("{} {period}", amount(quota))));
-        }
-        if let Some(shares) = cpu.shares().filter(|shares| *shares >= 2) {
-            // 2 to 262144 onto 1 to 10000, as every runtime does it.
-            let weight = 1 + (shares.min(262_144) - 2) * 9999 / 262_142;
-            limits.push(("cpu.weight", weight.to_string()));
-        }
-    }
-    if let Some(pids) = resources.pids() {
-        let limit = match pids.limit() {
-            ..=0 => -1,
-            limit => limit,
-        };
-        limits.push(("pids.max", amount(limit)));
-    }
-    for (key, value) in resources.unified().iter().flatten() {
-        // A name of a file of the cgroup, never a path; see `create`.
-        if let Some(file) = UNIFIED.iter().find(|file| *file == key) {
-            limits.push((file, value.clone()));
-        }
-    }
-    limits
+    Err(Error::Invalid(format!("{:?} is no limit", limit.file)))
 }
-
-/// Limit of swap space.
-const SWAP_LIMIT: &str = "memory.swap.max";
-
-/// Files of `linux.resources.unified` that the host may set.
-const UNIFIED: [&str; 8] = [
-    "cpu.max",
-    "cpu.weight",
-    "io.max",
-    "memory.high",
-    "memory.low",
-    "memory.max",
-    SWAP_LIMIT,
-    "pids.max",
-];
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn limits_become_files() {
-        let resources: LinuxResources = serde_json::from_str(
-            r#"{"memory": {"limit": 1000, "swap": 1500},
-                "cpu": {"quota": 50000, "period": 100000, "shares": 1024},
-                "pids": {"limit": 0}}"#,
-        )
-        .expect("resources");
-        assert_eq!(
-            limits(&resources),
-            [
-                ("memory.max", "1000".to_owned()),
-                ("memory.swap.max", "500".to_owned()),
-                ("cpu.max", "50000 100000".to_owned()),
-                ("cpu.weight", "39".to_owned()),
-                ("pids.max", "max".to_owned()),
-            ]
-        );
+    fn only_limits_are_written() {
+        let limit = |file: &str| CgroupLimit {
+            file: file.to_owned(),
+            ..Default::default()
+        };
+        assert_eq!(file_of(&limit("pids.max")).expect("a limit"), "pids.max");
+        for other in ["cgroup.kill", "../pids.max", "/run/pids.max", ""] {
+            assert!(file_of(&limit(other)).is_err(), "{other:?}");
+        }
     }
 
     #[test]

@@ -1,55 +1,13 @@
-//! Capabilities by name and as sets (capabilities(7)).
+//! Sets of capabilities (capabilities(7)).
 
 use std::io;
 
-use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities};
+use caisson_protocol::agent::Capabilities;
 
 use crate::error::{Error, Result};
 
-/// In the order of their numbers (linux/capability.h).
-const ORDER: [Capability; 41] = [
-    Capability::Chown,
-    Capability::DacOverride,
-    Capability::DacReadSearch,
-    Capability::Fowner,
-    Capability::Fsetid,
-    Capability::Kill,
-    Capability::Setgid,
-    Capability::Setuid,
-    Capability::Setpcap,
-    Capability::LinuxImmutable,
-    Capability::NetBindService,
-    Capability::NetBroadcast,
-    Capability::NetAdmin,
-    Capability::NetRaw,
-    Capability::IpcLock,
-    Capability::IpcOwner,
-    Capability::SysModule,
-    Capability::SysRawio,
-    Capability::SysChroot,
-    Capability::SysPtrace,
-    Capability::SysPacct,
-    Capability::SysAdmin,
-    Capability::SysBoot,
-    Capability::SysNice,
-    Capability::SysResource,
-    Capability::SysTime,
-    Capability::SysTtyConfig,
-    Capability::Mknod,
-    Capability::Lease,
-    Capability::AuditWrite,
-    Capability::AuditControl,
-    Capability::Setfcap,
-    Capability::MacOverride,
-    Capability::MacAdmin,
-    Capability::Syslog,
-    Capability::WakeAlarm,
-    Capability::BlockSuspend,
-    Capability::AuditRead,
-    Capability::Perfmon,
-    Capability::Bpf,
-    Capability::CheckpointRestore,
-];
+/// How many there are (linux/capability.h); their numbers begin with 0.
+const COUNT: u64 = 41;
 
 const SYS_ADMIN: u64 = 1 << 21;
 const SETPCAP: u64 = 1 << 8;
@@ -65,25 +23,21 @@ pub(super) struct Sets {
 }
 
 impl Sets {
-    pub(super) fn new(capabilities: Option<&LinuxCapabilities>) -> Self {
-        let Some(sets) = capabilities else {
-            return Self::default();
-        };
-        let of = |set: &Option<Capabilities>| set.as_ref().map_or(0, bits);
+    pub(super) fn new(sets: &Capabilities) -> Self {
         Self {
-            bounding: of(sets.bounding()),
-            effective: of(sets.effective()),
-            permitted: of(sets.permitted()),
-            inheritable: of(sets.inheritable()),
-            ambient: of(sets.ambient()),
+            bounding: sets.bounding,
+            effective: sets.effective,
+            permitted: sets.permitted,
+            inheritable: sets.inheritable,
+            ambient: sets.ambient,
         }
     }
 
     /// Gives up what is not in the bounding set, for ever.
     pub(super) fn drop_bounding(&self) -> Result<()> {
-        for number in 0..ORDER.len() {
+        for number in 0..COUNT {
             if self.bounding & 1 << number == 0 {
-                prctl(libc::PR_CAPBSET_DROP, number as u64, 0)
+                prctl(libc::PR_CAPBSET_DROP, number, 0)
                     .map_err(Error::system("give up a capability"))?;
             }
         }
@@ -105,14 +59,14 @@ impl Sets {
             self.inheritable,
         )
         .map_err(failed())?;
-        for number in 0..ORDER.len() {
+        for number in 0..COUNT {
             // Only what is permitted and inheritable can be ambient: leaving the
             // rest out is what the OCI runtimes do.
             if self.ambient & self.permitted & self.inheritable & 1 << number != 0 {
                 prctl(
                     libc::PR_CAP_AMBIENT,
                     libc::PR_CAP_AMBIENT_RAISE as u64,
-                    number as u64,
+                    number,
                 )
                 .map_err(failed())?;
             }
@@ -125,14 +79,6 @@ impl Sets {
         set(self.effective, self.permitted, self.inheritable)
             .map_err(Error::system("set capabilities"))
     }
-}
-
-fn bits(set: &Capabilities) -> u64 {
-    ORDER
-        .iter()
-        .enumerate()
-        .filter(|(_, capability)| set.contains(capability))
-        .fold(0, |bits, (number, _)| bits | 1 << number)
 }
 
 fn prctl(option: libc::c_int, first: u64, second: u64) -> io::Result<()> {
@@ -177,21 +123,4 @@ fn set(effective: u64, permitted: u64, inheritable: u64) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_become_bits() {
-        let capabilities: LinuxCapabilities = serde_json::from_str(
-            r#"{"bounding": ["CAP_CHOWN", "CAP_SYS_ADMIN", "CAP_CHECKPOINT_RESTORE"], "effective": []}"#,
-        )
-        .expect("capabilities");
-        let sets = Sets::new(Some(&capabilities));
-        assert_eq!(sets.bounding, 1 | SYS_ADMIN | 1 << 40);
-        assert_eq!(sets.effective, 0);
-        assert_eq!(Sets::new(None), Sets::default());
-    }
 }

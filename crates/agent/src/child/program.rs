@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{PosixRlimitType, Process};
+use caisson_protocol::agent::{ProcessDescription, ProcessLimit};
 use rustix::fs::Mode;
 use rustix::process::{Gid, Uid};
 
@@ -19,8 +19,8 @@ use crate::error::{Error, Result};
 
 /// What a process is to become.
 #[derive(Debug)]
-pub struct Program {
-    process: Process,
+pub struct Program<'a> {
+    process: &'a ProcessDescription,
     filter: Filter,
     streams: StandardStreams,
     /// It is the first of its container.
@@ -38,9 +38,13 @@ pub enum StandardStreams {
     Terminal(Size),
 }
 
-impl Program {
+impl<'a> Program<'a> {
     /// `filter` is a ready-made system call filter, `struct sock_filter[]`.
-    pub fn new(process: Process, filter: &[u8], streams: StandardStreams) -> Result<Self> {
+    pub fn new(
+        process: &'a ProcessDescription,
+        filter: &[u8],
+        streams: StandardStreams,
+    ) -> Result<Self> {
         Ok(Self {
             process,
             filter: Filter::new(filter)?,
@@ -60,7 +64,7 @@ impl Program {
     /// What needs the agent's `/proc`, before this process leaves the agent's files.
     pub fn leave_agent(&self) -> Result<()> {
         // The agent's own is the lowest: nothing else may be spared like it.
-        let adjustment = self.process.oom_score_adj().unwrap_or(0);
+        let adjustment = self.process.oom_score_adjustment;
         std::fs::write("/proc/self/oom_score_adj", adjustment.to_string())
             .map_err(Error::system("set the out-of-memory score"))?;
         rustix::process::setsid().map_err(Error::system("begin a session"))?;
@@ -75,27 +79,27 @@ impl Program {
         let identity = self.identity()?;
         let master = self.connect(&identity)?;
         self.set_limits()?;
-        let umask = self.process.user().umask().unwrap_or(0o022);
-        rustix::process::umask(Mode::from_raw_mode(umask & 0o777));
-        let moved = rustix::process::chdir(self.process.cwd());
+        rustix::process::umask(Mode::from_raw_mode(self.process.user.umask & 0o777));
+        let folder = Path::new(&self.process.working_folder);
+        let moved = rustix::process::chdir(folder);
 
-        let capabilities = Sets::new(self.process.capabilities().as_ref());
+        let capabilities = Sets::new(&self.process.capabilities);
         capabilities.drop_bounding()?;
         Sets::keep_over_setuid()?;
         change_user(&identity)?;
         capabilities.apply_with_filter_rights()?;
         // A folder that root may not enter may still be the user's.
         if moved.is_err() {
-            rustix::process::chdir(self.process.cwd())
-                .map_err(Error::path("enter the working folder", self.process.cwd()))?;
+            rustix::process::chdir(folder)
+                .map_err(Error::path("enter the working folder", folder))?;
         }
-        let command = Command::new(&self.process, &identity)?;
+        let command = Command::new(self.process, &identity)?;
 
         reporter.ready(master)?;
 
         close_on_exec()?;
         reset_signals();
-        if self.process.no_new_privileges() == Some(true) {
+        if self.process.no_new_privileges {
             rustix::thread::set_no_new_privs(true)
                 .map_err(Error::system("give up new privileges"))?;
         }
@@ -109,18 +113,17 @@ impl Program {
     }
 
     fn identity(&self) -> Result<Identity> {
-        let user = self.process.user();
+        let user = &self.process.user;
         let files = Files::read()?;
-        let mut identity = match user.username().as_deref() {
-            Some(text) if !text.is_empty() => files.resolve(text)?,
-            _ => Identity {
-                gid: user.gid(),
-                ..files.by_number(user.uid())
-            },
+        let mut identity = if user.name.is_empty() {
+            Identity {
+                gid: user.gid,
+                ..files.by_number(user.uid)
+            }
+        } else {
+            files.resolve(&user.name)?
         };
-        identity
-            .groups
-            .extend(user.additional_gids().iter().flatten());
+        identity.groups.extend(&user.additional_gids);
         Ok(identity)
     }
 
@@ -163,40 +166,47 @@ impl Program {
     }
 
     fn set_limits(&self) -> Result<()> {
-        for limit in self.process.rlimits().iter().flatten() {
+        for limit in &self.process.limits {
+            let name = limit_name(limit)?;
             let values = libc::rlimit64 {
-                rlim_cur: limit.soft(),
-                rlim_max: limit.hard(),
+                rlim_cur: limit.soft,
+                rlim_max: limit.hard,
             };
             // SAFETY: the structure outlives the call, which only reads it.
-            if unsafe { libc::setrlimit64(resource(limit.typ()), &raw const values) } < 0 {
-                let doing = format!("set the limit {}", limit.typ());
-                return Err(Error::system(doing)(std::io::Error::last_os_error()));
+            if unsafe { libc::setrlimit64(limit.resource, &raw const values) } < 0 {
+                return Err(Error::system(format!("set the limit RLIMIT_{name}"))(
+                    std::io::Error::last_os_error(),
+                ));
             }
         }
         Ok(())
     }
 }
 
-fn resource(kind: PosixRlimitType) -> libc::__rlimit_resource_t {
-    match kind {
-        PosixRlimitType::RlimitCpu => libc::RLIMIT_CPU,
-        PosixRlimitType::RlimitFsize => libc::RLIMIT_FSIZE,
-        PosixRlimitType::RlimitData => libc::RLIMIT_DATA,
-        PosixRlimitType::RlimitStack => libc::RLIMIT_STACK,
-        PosixRlimitType::RlimitCore => libc::RLIMIT_CORE,
-        PosixRlimitType::RlimitRss => libc::RLIMIT_RSS,
-        PosixRlimitType::RlimitNproc => libc::RLIMIT_NPROC,
-        PosixRlimitType::RlimitNofile => libc::RLIMIT_NOFILE,
-        PosixRlimitType::RlimitMemlock => libc::RLIMIT_MEMLOCK,
-        PosixRlimitType::RlimitAs => libc::RLIMIT_AS,
-        PosixRlimitType::RlimitLocks => libc::RLIMIT_LOCKS,
-        PosixRlimitType::RlimitSigpending => libc::RLIMIT_SIGPENDING,
-        PosixRlimitType::RlimitMsgqueue => libc::RLIMIT_MSGQUEUE,
-        PosixRlimitType::RlimitNice => libc::RLIMIT_NICE,
-        PosixRlimitType::RlimitRtprio => libc::RLIMIT_RTPRIO,
-        PosixRlimitType::RlimitRttime => libc::RLIMIT_RTTIME,
-    }
+/// In the order of their numbers (asm-generic/resource.h).
+const LIMITS: [&str; 16] = [
+    "CPU",
+    "FSIZE",
+    "DATA",
+    "STACK",
+    "CORE",
+    "RSS",
+    "NPROC",
+    "NOFILE",
+    "MEMLOCK",
+    "AS",
+    "LOCKS",
+    "SIGPENDING",
+    "MSGQUEUE",
+    "NICE",
+    "RTPRIO",
+    "RTTIME",
+];
+
+/// What users know a limit by.
+fn limit_name(limit: &ProcessLimit) -> Result<&'static str> {
+    let name = LIMITS.get(limit.resource as usize).copied();
+    name.ok_or_else(|| Error::Invalid(format!("{} is no limit of a process", limit.resource)))
 }
 
 fn change_user(identity: &Identity) -> Result<()> {
@@ -249,9 +259,9 @@ struct Command {
 
 impl Command {
     /// Finds the program, as the user who is to run it.
-    fn new(process: &Process, identity: &Identity) -> Result<Self> {
-        let arguments = process.args().clone().unwrap_or_default();
-        let mut environment = process.env().clone().unwrap_or_default();
+    fn new(process: &ProcessDescription, identity: &Identity) -> Result<Self> {
+        let arguments = &process.arguments;
+        let mut environment = process.environment.clone();
         if !environment.iter().any(|entry| entry.starts_with("HOME=")) {
             let home = identity.home.as_deref().unwrap_or("/");
             environment.push(format!("HOME={home}"));
@@ -262,7 +272,7 @@ impl Command {
         let name = arguments.first().map_or("", String::as_str);
         Ok(Self {
             path: lookup::find(name, search)?,
-            arguments: strings(&arguments)?,
+            arguments: strings(arguments)?,
             environment: strings(&environment)?,
         })
     }
@@ -310,4 +320,22 @@ pub fn nothing() -> Result<OwnedFd> {
         .map(|file| file.as_fd().try_clone_to_owned())
         .and_then(|cloned| cloned)
         .map_err(Error::path("open", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_have_names() {
+        let named = |resource| {
+            limit_name(&ProcessLimit {
+                resource,
+                ..Default::default()
+            })
+        };
+        assert_eq!(named(libc::RLIMIT_NOFILE).expect("a limit"), "NOFILE");
+        assert_eq!(named(libc::RLIMIT_RTTIME).expect("a limit"), "RTTIME");
+        assert!(named(16).is_err());
+    }
 }

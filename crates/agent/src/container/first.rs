@@ -3,18 +3,17 @@
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use caisson_protocol::agent::ContainerDescription;
 use rustix::thread::UnshareFlags;
 
-use super::has_namespace;
 use crate::child::{PremadeMounts, Program, Reporter, View};
 use crate::error::{Error, Result};
 
 /// A container as its first process finds it.
 #[derive(Debug, Clone, Copy)]
 pub struct First<'a> {
-    /// Its specification.
-    pub spec: &'a Spec,
+    /// What it is to be.
+    pub description: &'a ContainerDescription,
     /// Where the agent has mounted its files.
     pub rootfs: &'a Path,
     /// Where it has mounted what the container writes, if that is apart.
@@ -27,23 +26,23 @@ pub struct First<'a> {
 
 impl First<'_> {
     /// Becomes the program, in the container's own namespaces.
-    pub fn execute(&self, program: &Program, reporter: &Reporter) -> Result<Infallible> {
+    pub fn execute(&self, program: &Program<'_>, reporter: &Reporter) -> Result<Infallible> {
         program.leave_agent()?;
-        let has = |kind| has_namespace(self.spec, kind);
-        if has(LinuxNamespaceType::Cgroup) {
+        let has = |kind: libc::c_int| self.description.namespaces & kind as u64 != 0;
+        if has(libc::CLONE_NEWCGROUP) {
             // Not with the others: its root is the cgroup in which it is made.
             // SAFETY: the process has one thread, and its descriptors stay shared with nobody.
             unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }
                 .map_err(Error::system("make a cgroup namespace"))?;
         }
-        if let Some(hostname) = self.spec.hostname()
-            && has(LinuxNamespaceType::Uts)
+        if let Some(hostname) = &self.description.hostname
+            && has(libc::CLONE_NEWUTS)
         {
             rustix::system::sethostname(hostname.as_bytes())
                 .map_err(Error::system("set the host name"))?;
         }
-        if let Some(domain) = self.spec.domainname()
-            && has(LinuxNamespaceType::Uts)
+        if let Some(domain) = &self.description.domainname
+            && has(libc::CLONE_NEWUTS)
         {
             rustix::system::setdomainname(domain.as_bytes())
                 .map_err(Error::system("set the domain name"))?;
@@ -59,7 +58,7 @@ impl First<'_> {
             rootfs: self.rootfs,
             layer: self.layer,
             premade: self.premade,
-            spec: self.spec,
+            description: self.description,
             files: self.files,
         }
         .enter()

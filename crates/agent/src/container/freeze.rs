@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use caisson_protocol::ON_FORK;
-use caisson_protocol::agent::{Renewal as RenewalRequest, ThawRequest};
+use caisson_protocol::agent::{ProcessDescription, Renewal as RenewalRequest, ThawRequest};
 use rustix::fs::CWD;
 use rustix::mount::OpenTreeFlags;
 use tokio::io::AsyncReadExt;
@@ -153,21 +153,15 @@ impl Container {
     /// Runs the application's own hook as the container's program is run, beside its
     /// processes, which stand still.
     async fn run_hook(&self, running: &Running, reaper: &Reaper) -> Result<()> {
-        let mut process = self.spec.process().clone().unwrap_or_default();
-        process.set_args(Some(vec![ON_FORK.to_owned()]));
-        process.set_terminal(Some(false));
+        let mut process = ProcessDescription::clone(&self.description.process);
+        process.arguments = vec![ON_FORK.to_owned()];
         let (read, write) = new_pipe()?;
         let error = write
             .try_clone()
             .map_err(Error::system("make a pipe for the hook"))?;
         let streams = StandardStreams::Descriptors([nothing()?, write, error]);
-        let program = Program::new(process, &running.filter, streams)?;
-        let resources = self
-            .spec
-            .linux()
-            .as_ref()
-            .and_then(|linux| linux.resources().as_ref());
-        let cgroup = Cgroup::create("on-fork", resources)?;
+        let program = Program::new(&process, &self.request.seccomp_bpf, streams)?;
+        let cgroup = Cgroup::create("on-fork", &self.description.resources)?;
         let ran = async {
             let directory = cgroup.open()?;
             let init = running.init.pidfd().as_fd();

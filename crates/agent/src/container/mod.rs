@@ -12,8 +12,8 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use caisson_protocol::agent::{CreateContainerRequest, ExecRequest};
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use caisson_protocol::agent::{ContainerDescription, CreateContainerRequest, ExecRequest};
+use protobuf::Message;
 
 use crate::boot::realtime_ns;
 use crate::cgroup::Cgroup;
@@ -39,7 +39,9 @@ const ENDED_KEPT_NS: i64 = 60_000_000_000;
 /// A container, or the mounted files of one that does not run.
 #[derive(Debug)]
 pub struct Container {
-    spec: Spec,
+    /// What the host has asked for.
+    request: CreateContainerRequest,
+    description: ContainerDescription,
     files: Vec<(PathBuf, PathBuf)>,
     rootfs: Mutex<Rootfs>,
     running: Option<Running>,
@@ -53,22 +55,21 @@ struct Running {
     /// Of the first process, until it is let go.
     waiting: tokio::sync::Mutex<Option<Reports>>,
     execs: Mutex<HashMap<String, Arc<Process>>>,
-    /// The system call filter of its processes.
-    filter: Vec<u8>,
     /// Its first process is the one that waited for it.
     was_spare: bool,
 }
 
 impl Container {
     /// Mounts a container's files and starts nothing.
-    pub fn mount(request: &CreateContainerRequest, disks: &Disks) -> Result<Self> {
-        let spec: Spec = parse("the container's specification", &request.spec_json)?;
+    pub fn mount(request: CreateContainerRequest, disks: &Disks) -> Result<Self> {
+        let description = description(&request)?;
         let mut rootfs = Rootfs::mount(&request.id, &request.rootfs, disks)?;
         let files = rootfs
             .write_files(&request.files)
             .inspect_err(|_| rootfs.unmount())?;
         Ok(Self {
-            spec,
+            request,
+            description,
             files,
             rootfs: Mutex::new(rootfs),
             running: None,
@@ -77,14 +78,14 @@ impl Container {
 
     /// Makes a container whose first process waits for [`Container::start`].
     pub async fn create(
-        request: &CreateContainerRequest,
+        request: CreateContainerRequest,
         disks: &Disks,
         streams: &Streams,
         spare: &Spare,
         reaper: &Reaper,
     ) -> Result<Self> {
         let mut container = Self::mount(request, disks)?;
-        match container.prepare(request, streams, spare, reaper).await {
+        match container.prepare(streams, spare, reaper).await {
             Ok(running) => {
                 container.running = Some(running);
                 Ok(container)
@@ -96,28 +97,18 @@ impl Container {
         }
     }
 
-    async fn prepare(
-        &self,
-        request: &CreateContainerRequest,
-        streams: &Streams,
-        spare: &Spare,
-        reaper: &Reaper,
-    ) -> Result<Running> {
+    async fn prepare(&self, streams: &Streams, spare: &Spare, reaper: &Reaper) -> Result<Running> {
+        let request = &self.request;
         let (connections, standard) = stdio::connect(streams, &request.stdio).await?;
-        let namespaces = new_namespaces(&self.spec)?;
+        let namespaces = new_namespaces(&self.description)?;
         let spare = spare.take(namespaces).await?;
         let was_spare = spare.is_some();
-        let resources = self
-            .spec
-            .linux()
-            .as_ref()
-            .and_then(|linux| linux.resources().as_ref());
-        let cgroup = Cgroup::create(&request.id, resources)?;
+        let cgroup = Cgroup::create(&request.id, &self.description.resources)?;
         let started = async {
             if let Some(spare) = spare {
-                return self.take_spare(spare, request, standard, connections).await;
+                return self.take_spare(spare, standard, connections).await;
             }
-            let program = program(&self.spec, request, standard)?;
+            let program = program(&self.description, request, standard)?;
             let directory = cgroup.open()?;
             let child = child::spawn(
                 Namespaces::New(namespaces),
@@ -135,7 +126,6 @@ impl Container {
                 init: Arc::new(init),
                 waiting: tokio::sync::Mutex::new(Some(reports)),
                 execs: Mutex::default(),
-                filter: request.seccomp_bpf.clone(),
                 was_spare,
             }),
             Err(error) => {
@@ -151,13 +141,12 @@ impl Container {
     async fn take_spare(
         &self,
         mut spare: Waiting,
-        request: &CreateContainerRequest,
         standard: StandardStreams,
         connections: Connections,
     ) -> Result<(Process, Reports)> {
         let (rootfs, layer) = self.places();
         let wanted = Wanted {
-            request,
+            request: &self.request,
             rootfs: &rootfs,
             layer: layer.as_deref(),
             streams: &standard,
@@ -186,7 +175,7 @@ impl Container {
     fn in_view<T>(&self, work: impl FnOnce(First<'_>) -> T) -> T {
         let (rootfs, layer) = self.places();
         work(First {
-            spec: &self.spec,
+            description: &self.description,
             rootfs: &rootfs,
             layer: layer.as_deref(),
             files: &self.files,
@@ -227,9 +216,8 @@ impl Container {
                 request.exec_id
             )));
         }
-        let process = parse("the process's specification", &request.process_json)?;
         let (connections, standard) = stdio::connect(streams, &request.stdio).await?;
-        let program = Program::new(process, &request.seccomp_bpf, standard)?;
+        let program = Program::new(&request.process, &request.seccomp_bpf, standard)?;
         let directory = running.cgroup.open()?;
         let init = running.init.pidfd().as_fd();
         let child = child::spawn(Namespaces::Of(init), Some(directory.as_fd()), |reporter| {
@@ -354,16 +342,22 @@ impl Running {
     }
 }
 
+/// What a container is to be.
+fn description(request: &CreateContainerRequest) -> Result<ContainerDescription> {
+    ContainerDescription::parse_from_bytes(&request.description)
+        .map_err(|error| Error::Invalid(format!("a container cannot be understood: {error}")))
+}
+
 /// The program of a container's first process.
-fn program(
-    spec: &Spec,
+fn program<'a>(
+    description: &'a ContainerDescription,
     request: &CreateContainerRequest,
     streams: StandardStreams,
-) -> Result<Program> {
-    let process = spec
-        .process()
-        .clone()
-        .ok_or_else(|| Error::Invalid("the specification has no process".to_owned()))?;
+) -> Result<Program<'a>> {
+    let process = description
+        .process
+        .as_ref()
+        .ok_or_else(|| Error::Invalid("the container has no process".to_owned()))?;
     Ok(Program::new(process, &request.seccomp_bpf, streams)?.first(request.init))
 }
 
@@ -394,45 +388,21 @@ async fn executed(reports: &mut Reports) -> Result<()> {
     }
 }
 
-/// Reads JSON of the host's.
-pub fn parse<T: serde::de::DeserializeOwned>(what: &str, json: &[u8]) -> Result<T> {
-    serde_json::from_slice(json)
-        .map_err(|error| Error::Invalid(format!("{what} cannot be read: {error}")))
-}
+/// The namespaces of a container that are new if the host says so. That of its cgroup is made
+/// by the child itself.
+const NAMESPACES: libc::c_int =
+    libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
 
-fn has_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
-    namespaces(spec).any(|found| found == kind)
-}
-
-fn namespaces(spec: &Spec) -> impl Iterator<Item = LinuxNamespaceType> {
-    let list = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.namespaces().as_ref());
-    list.into_iter().flatten().map(|namespace| namespace.typ())
-}
-
-/// `CLONE_NEW*` for what a specification asks for. The mount namespace is always new,
-/// the network is the guest's: it is there for its containers alone.
-fn new_namespaces(spec: &Spec) -> Result<u64> {
-    let mut flags = libc::CLONE_NEWNS;
-    for kind in namespaces(spec) {
-        flags |= match kind {
-            LinuxNamespaceType::Pid => libc::CLONE_NEWPID,
-            LinuxNamespaceType::Ipc => libc::CLONE_NEWIPC,
-            LinuxNamespaceType::Uts => libc::CLONE_NEWUTS,
-            LinuxNamespaceType::Mount
-            | LinuxNamespaceType::Network
-            // Made by the child itself.
-            | LinuxNamespaceType::Cgroup => 0,
-            LinuxNamespaceType::User | LinuxNamespaceType::Time => {
-                return Err(Error::Invalid(format!(
-                    "containers cannot have a {kind} namespace of their own yet"
-                )));
-            }
-        };
+/// `CLONE_NEW*` for a child. The mount namespace is always new, the network is the guest's:
+/// it is there for its containers alone.
+fn new_namespaces(description: &ContainerDescription) -> Result<u64> {
+    let asked = description.namespaces;
+    if asked & !(NAMESPACES as u64) != 0 {
+        return Err(Error::Invalid(format!(
+            "{asked:#x} are no namespaces of a container"
+        )));
     }
-    Ok(flags as u64)
+    Ok(asked & !(libc::CLONE_NEWCGROUP as u64) | libc::CLONE_NEWNS as u64)
 }
 
 /// Whether a path may name something in a container.
@@ -445,4 +415,28 @@ pub fn absolute(path: &str) -> Result<PathBuf> {
         "{} is no absolute path",
         path.display()
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_namespaces_of_a_container_are_made() {
+        let new = |flags: libc::c_int| {
+            new_namespaces(&ContainerDescription {
+                namespaces: flags as u64,
+                ..Default::default()
+            })
+        };
+        let of_child = libc::CLONE_NEWPID | libc::CLONE_NEWNS;
+        assert_eq!(
+            new(libc::CLONE_NEWPID | libc::CLONE_NEWCGROUP).expect("namespaces"),
+            of_child as u64
+        );
+        assert_eq!(new(0).expect("namespaces"), libc::CLONE_NEWNS as u64);
+        for other in [libc::CLONE_NEWUSER, libc::CLONE_NEWNET, libc::CLONE_FILES] {
+            assert!(new(other).is_err(), "{other:#x}");
+        }
+    }
 }

@@ -11,13 +11,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use caisson_protocol::agent::CreateContainerRequest;
-use oci_spec::runtime::Spec;
 use protobuf::Message;
 use rustix::thread::UnshareFlags;
 
 use super::first::First;
 use super::rootfs::files_of;
-use super::{parse, program};
+use super::{description, program};
 use crate::cgroup::Cgroup;
 use crate::child::{
     self, Child, Namespaces, PremadeMounts, Report, Reporter, StandardStreams, TerminalSize,
@@ -130,11 +129,11 @@ fn wait(reporter: &Reporter) -> Result<Infallible> {
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FILES | UnshareFlags::NEWNS) }
         .map_err(Error::system("leave the agent's mounts"))?;
     let told = Told::decode(&message)?;
-    let spec: Spec = parse("the container's specification", &told.request.spec_json)?;
     let files = files_of(&told.rootfs, &told.request.files);
-    let program = program(&spec, &told.request, told.streams)?;
+    let description = description(&told.request)?;
+    let program = program(&description, &told.request, told.streams)?;
     First {
-        spec: &spec,
+        description: &description,
         rootfs: &told.rootfs,
         layer: told.layer.as_deref(),
         files: &files,
@@ -234,7 +233,7 @@ mod tests {
     fn what_is_wanted_is_told() {
         let request = CreateContainerRequest {
             id: "one".to_owned(),
-            spec_json: vec![0, 1, 2],
+            description: vec![0, 1, 2],
             ..Default::default()
         };
         let streams = StandardStreams::Terminal(TerminalSize {

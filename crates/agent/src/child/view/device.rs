@@ -4,7 +4,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Spec};
+use caisson_protocol::agent::Device;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid};
 use rustix::io::Errno;
 
@@ -31,18 +31,15 @@ const LINKS: [(&str, &str); 5] = [
 ];
 
 /// Fills a new `/dev`, which may have what [`add_default`] adds.
-pub(super) fn populate(root: &Root, spec: &Spec, is_filled: bool) -> Result<()> {
+pub(super) fn populate(root: &Root, asked: &[Device], is_filled: bool) -> Result<()> {
     let folder = root.folder(Path::new("/dev"))?;
-    let asked = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.devices().as_ref());
-    for device in asked.into_iter().flatten() {
-        if is_filled && is_default(device.path()) {
+    for device in asked {
+        let path = Path::new(&device.path);
+        if is_filled && is_default(path) {
             // As the specification has it.
-            let name = device.path().file_name().unwrap_or_default();
+            let name = path.file_name().unwrap_or_default();
             rustix::fs::unlinkat(&folder, name, AtFlags::empty())
-                .map_err(Error::path("replace the device", device.path()))?;
+                .map_err(Error::path("replace the device", path))?;
         }
         add(root, device)?;
     }
@@ -74,8 +71,8 @@ pub(super) fn add_default(folder: &OwnedFd) -> Result<()> {
     Ok(())
 }
 
-fn add(root: &Root, device: &LinuxDevice) -> Result<()> {
-    let path = device.path();
+fn add(root: &Root, device: &Device) -> Result<()> {
+    let path = Path::new(&device.path);
     let failed = || Error::path("make the device", path);
     let (Some(parent), Some(name)) = (
         path.parent(),
@@ -83,27 +80,11 @@ fn add(root: &Root, device: &LinuxDevice) -> Result<()> {
     ) else {
         return Err(Error::Invalid(format!("{} is no device", path.display())));
     };
-    let kind = match device.typ() {
-        LinuxDeviceType::B => FileType::BlockDevice,
-        LinuxDeviceType::P => FileType::Fifo,
-        _ => FileType::CharacterDevice,
-    };
-    let number = u32::try_from(device.major())
-        .and_then(|major| Ok(rustix::fs::makedev(major, u32::try_from(device.minor())?)))
-        .map_err(|_| Error::Invalid(format!("{} has no device number", path.display())))?;
+    let kind = FileType::from_raw_mode(device.mode);
+    let number = rustix::fs::makedev(device.major, device.minor);
     let folder = root.folder(parent)?;
-    node(
-        &folder,
-        name,
-        kind,
-        device.file_mode().unwrap_or(0o666),
-        number,
-    )
-    .map_err(failed())?;
-    let owner = (
-        device.uid().map(Uid::from_raw),
-        device.gid().map(Gid::from_raw),
-    );
+    node(&folder, name, kind, device.mode, number).map_err(failed())?;
+    let owner = (device.uid.map(Uid::from_raw), device.gid.map(Gid::from_raw));
     rustix::fs::chownat(&folder, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)
         .map_err(failed())
 }

@@ -14,12 +14,11 @@ mod root;
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Mount, Spec};
+use caisson_protocol::agent::{ContainerDescription, Mount};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_move,
 };
 
-use self::option::Options;
 pub use self::premade::PremadeMounts;
 use self::root::Root;
 use super::descriptor_path;
@@ -38,8 +37,8 @@ pub struct View<'a> {
     pub layer: Option<&'a Path>,
     /// File systems that are there already.
     pub premade: &'a PremadeMounts,
-    /// The container's specification.
-    pub spec: &'a Spec,
+    /// The container's description.
+    pub description: &'a ContainerDescription,
     /// Files of the agent's and the paths in the container over which they are put.
     pub files: &'a [(PathBuf, PathBuf)],
 }
@@ -55,33 +54,31 @@ impl View<'_> {
         )
         .map_err(Error::system("separate the container's mounts"))?;
         let root = Root::open(self.rootfs)?;
-        let mounts = self.spec.mounts().as_deref().unwrap_or_default();
+        let mounts = self.description.mounts.as_slice();
         for mount in mounts {
             self.place(&root, mount)?;
         }
         if let Some(mount) = new_file_system(mounts, Path::new("/dev")) {
             let is_filled = self.premade(mount).is_some();
-            device::populate(&root, self.spec, is_filled)?;
+            device::populate(&root, &self.description.devices, is_filled)?;
         }
         for (source, target) in self.files {
-            if !mounts.iter().any(|mount| mount.destination() == target) {
+            if !mounts.iter().any(|mount| destination(mount) == target) {
                 bind_file(&root, source, target)?;
             }
         }
-        if let Some(linux) = self.spec.linux() {
-            self.set_parameters()?;
-            let is_left = |path: &&Path| !self.premade.protects(path, mounts, Some(linux));
-            let read_only = linux.readonly_paths().iter().flatten().map(Path::new);
-            for path in read_only.filter(is_left) {
-                mask::read_only(&root, path)?;
-            }
-            let masked = linux.masked_paths().iter().flatten().map(Path::new);
-            for path in masked.filter(is_left) {
-                mask::mask(&root, path)?;
-            }
+        self.set_parameters()?;
+        let is_left = |path: &&Path| !self.premade.protects(path, self.description);
+        let read_only = self.description.read_only_paths.iter().map(Path::new);
+        for path in read_only.filter(is_left) {
+            mask::read_only(&root, path)?;
+        }
+        let masked = self.description.masked_paths.iter().map(Path::new);
+        for path in masked.filter(is_left) {
+            mask::mask(&root, path)?;
         }
         self.create_working_folder(&root)?;
-        if self.spec.root().as_ref().and_then(|root| root.readonly()) == Some(true) {
+        if self.description.read_only_rootfs {
             remount(&descriptor_path(root.descriptor()), MountFlags::RDONLY)
                 .map_err(Error::system("make the rootfs read-only"))?;
         }
@@ -89,50 +86,42 @@ impl View<'_> {
     }
 
     fn place(&self, root: &Root, mount: &Mount) -> Result<()> {
-        let options = Options::parse(mount);
-        let destination = mount.destination();
-        let kind = mount.typ().as_deref().unwrap_or_default();
-        let source = mount.source().clone().unwrap_or_default();
+        let destination = destination(mount);
         let failed = || Error::path("mount", destination);
-        if options.bind {
-            return bind(root, &source, destination, &options);
+        if mount.bind {
+            return bind(root, mount);
         }
-        if kind == VOLUME && source.as_os_str().is_empty() {
-            return volume(root, destination, &options);
+        if mount.kind == VOLUME && mount.source.is_empty() {
+            return volume(root, mount);
         }
-        if kind == VOLUME {
-            overlay::place(root, self.layer, &source, destination)?;
-            return restrict(root, destination, &options);
+        if mount.kind == VOLUME {
+            overlay::place(root, self.layer, Path::new(&mount.source), destination)?;
+            return restrict(root, mount);
         }
         let target = root.folder(destination)?;
         if let Some(point) = self.premade(mount) {
             return mount_move(point, descriptor_path(&target).as_str()).map_err(failed());
         }
-        let kind = match kind {
-            "cgroup" => "cgroup2",
-            kind => kind,
-        };
-        let data = options.data();
-        let path = descriptor_path(&target);
-        rustix::mount::mount(&source, path.as_str(), kind, options.flags, data.as_deref())
-            .map_err(failed())?;
-        options.propagate(root, destination)
+        rustix::mount::mount(
+            &mount.source,
+            descriptor_path(&target).as_str(),
+            &mount.kind,
+            option::flags(mount),
+            option::data(mount).as_deref(),
+        )
+        .map_err(failed())?;
+        option::propagate(mount, root)
     }
 
     /// Where a file system is that is just as a mount asks for.
     fn premade(&self, mount: &Mount) -> Option<&Path> {
-        self.premade.find(mount, self.spec.linux().as_ref())
+        self.premade.find(mount, self.description)
     }
 
     /// Kernel parameters of the container's own namespaces; the agent's `/proc` shows
     /// those of whoever writes.
     fn set_parameters(&self) -> Result<()> {
-        let linux = self.spec.linux().as_ref();
-        for (key, value) in linux
-            .and_then(|linux| linux.sysctl().as_ref())
-            .into_iter()
-            .flatten()
-        {
+        for (key, value) in &self.description.sysctls {
             let path = crate::configure::sysctl_path(key)?;
             std::fs::write(&path, value).map_err(Error::path("set the kernel parameter", &path))?;
         }
@@ -141,8 +130,8 @@ impl View<'_> {
 
     /// A working folder that the image does not have is made, as Docker does.
     fn create_working_folder(&self, root: &Root) -> Result<()> {
-        match self.spec.process() {
-            Some(process) => root.folder(process.cwd()).map(drop),
+        match self.description.process.as_ref() {
+            Some(process) => root.folder(Path::new(&process.working_folder)).map(drop),
             None => Ok(()),
         }
     }
@@ -151,11 +140,16 @@ impl View<'_> {
 /// The mount of a folder, if it is not one of the host's or the image's but a new tmpfs.
 fn new_file_system<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
     let mut mounts = mounts.iter().rev();
-    let mount = mounts.find(|mount| mount.destination() == path)?;
-    (!Options::parse(mount).bind).then_some(mount)
+    let mount = mounts.find(|mount| destination(mount) == path)?;
+    (!mount.bind).then_some(mount)
 }
 
-fn bind(root: &Root, source: &Path, destination: &Path, options: &Options) -> Result<()> {
+fn destination(mount: &Mount) -> &Path {
+    Path::new(&mount.destination)
+}
+
+fn bind(root: &Root, mount: &Mount) -> Result<()> {
+    let (source, destination) = (Path::new(&mount.source), destination(mount));
     let failed = || Error::path("mount", destination);
     let is_folder = source
         .metadata()
@@ -167,38 +161,41 @@ fn bind(root: &Root, source: &Path, destination: &Path, options: &Options) -> Re
         root.file(destination)?
     };
     let target = descriptor_path(&target);
-    if options.copy_up && is_folder {
+    if mount.copy_up && is_folder {
         copy_up::fill(source, Path::new(&target)).map_err(Error::path("fill", source))?;
     }
-    let bound = if options.recursive {
+    let bound = if mount.recursive {
         mount_bind_recursive(source, target.as_str())
     } else {
         rustix::mount::mount_bind(source, target.as_str())
     };
     bound.map_err(failed())?;
-    restrict(root, destination, options)?;
-    options.propagate(root, destination)
+    restrict(root, mount)?;
+    option::propagate(mount, root)
 }
 
 /// A volume that lives in the writable layer: a mount of its own, so that it can be
 /// written although the rootfs is read-only.
-fn volume(root: &Root, destination: &Path, options: &Options) -> Result<()> {
+fn volume(root: &Root, mount: &Mount) -> Result<()> {
+    let destination = destination(mount);
     let failed = || Error::path("mount", destination);
     // Held open until it is mounted: the path leads through the descriptor.
     let target = root.folder(destination)?;
     let path = descriptor_path(&target);
     rustix::mount::mount_bind(path.as_str(), path.as_str()).map_err(failed())?;
-    restrict(root, destination, options)
+    restrict(root, mount)
 }
 
 /// Gives a new bind mount its flags.
-fn restrict(root: &Root, destination: &Path, options: &Options) -> Result<()> {
-    if options.flags.is_empty() {
+fn restrict(root: &Root, mount: &Mount) -> Result<()> {
+    let flags = option::flags(mount);
+    if flags.is_empty() {
         return Ok(());
     }
+    let destination = destination(mount);
     // The name means the new mount now, an older descriptor what is below it.
     let target = root.existing(destination)?;
-    remount(&descriptor_path(&target), options.flags).map_err(Error::path("mount", destination))
+    remount(&descriptor_path(&target), flags).map_err(Error::path("mount", destination))
 }
 
 fn bind_file(root: &Root, source: &Path, destination: &Path) -> Result<()> {

@@ -4,61 +4,52 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Linux, Mount};
+use caisson_protocol::agent::{ContainerDescription, Mount};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::UnmountFlags;
+use rustix::mount::{MountFlags, UnmountFlags};
 
-use super::option::Options;
 use super::root::Root;
-use super::{device, mask};
+use super::{device, mask, option};
 use crate::error::{Error, Result};
 
 /// Where they wait.
 const FOLDER: &str = "/run/caisson/premade";
 
-/// Destination, type, source and options, in the words of the engines' default
-/// specifications (containerd's `populateDefaultUnixSpec`, which Docker's and ours follow).
-const USUAL: [(&str, &str, &str, &[&str]); 6] = [
-    ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+/// Destination, type, source, flags and options, as the host describes those of the engines'
+/// default specifications (containerd's `populateDefaultUnixSpec`, which Docker's and ours
+/// follow).
+const USUAL: [(&str, &str, &str, MountFlags, &str); 6] = [
+    ("/proc", "proc", "proc", CLOSED, ""),
     (
         "/dev",
         "tmpfs",
         "tmpfs",
-        &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        MountFlags::NOSUID.union(MountFlags::STRICTATIME),
+        "mode=755,size=65536k",
     ),
     (
         "/dev/pts",
         "devpts",
         "devpts",
-        &[
-            "nosuid",
-            "noexec",
-            "newinstance",
-            "ptmxmode=0666",
-            "mode=0620",
-            "gid=5",
-        ],
+        MountFlags::NOSUID.union(MountFlags::NOEXEC),
+        "newinstance,ptmxmode=0666,mode=0620,gid=5",
     ),
-    (
-        "/dev/mqueue",
-        "mqueue",
-        "mqueue",
-        &["nosuid", "noexec", "nodev"],
-    ),
-    (
-        "/dev/shm",
-        "tmpfs",
-        "shm",
-        &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
-    ),
+    ("/dev/mqueue", "mqueue", "mqueue", CLOSED, ""),
+    ("/dev/shm", "tmpfs", "shm", CLOSED, "mode=1777,size=65536k"),
     (
         "/sys",
         "sysfs",
         "sysfs",
-        &["nosuid", "noexec", "nodev", "ro"],
+        CLOSED.union(MountFlags::RDONLY),
+        "",
     ),
 ];
+
+/// What most of them are.
+const CLOSED: MountFlags = MountFlags::NOSUID
+    .union(MountFlags::NODEV)
+    .union(MountFlags::NOEXEC);
 
 /// Paths of theirs that those specifications protect, of all that the guest's kernel has.
 const READ_ONLY: [&str; 4] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"];
@@ -109,26 +100,22 @@ impl PremadeMounts {
         }
     }
 
-    /// Where there is one that is just as this mount of a specification asks for.
-    pub(super) fn find(&self, wanted: &Mount, linux: Option<&Linux>) -> Option<&Path> {
-        let found = self.0.iter().find(|premade| {
-            let mount = &premade.mount;
-            mount.destination() == wanted.destination()
-                && mount.source() == wanted.source()
-                && Options::parse(mount) == Options::parse(wanted)
-                && mount.typ() == wanted.typ()
-                && protected(wanted.destination()).all(|path| is_protected(linux, path))
-        });
-        found.map(|premade| premade.point.as_path())
+    /// Where there is one that is just as this mount of a container asks for.
+    pub(super) fn find(&self, wanted: &Mount, description: &ContainerDescription) -> Option<&Path> {
+        let mut paths = protected(Path::new(&wanted.destination));
+        let found = self.0.iter().find(|premade| premade.mount == *wanted)?;
+        paths
+            .all(|path| is_protected(description, path))
+            .then_some(found.point.as_path())
     }
 
     /// Whether a path is protected or hidden in one of these that is used.
-    pub(super) fn protects(&self, path: &Path, mounts: &[Mount], linux: Option<&Linux>) -> bool {
-        let used = mounts.iter().find(|mount| {
-            let mut paths = protected(mount.destination());
+    pub(super) fn protects(&self, path: &Path, description: &ContainerDescription) -> bool {
+        let used = description.mounts.iter().find(|mount| {
+            let mut paths = protected(Path::new(&mount.destination));
             paths.any(|protected| Path::new(protected) == path)
         });
-        used.is_some_and(|mount| self.find(mount, linux).is_some())
+        used.is_some_and(|mount| self.find(mount, description).is_some())
     }
 }
 
@@ -138,17 +125,14 @@ fn protected(destination: &Path) -> impl Iterator<Item = &'static str> {
     all.filter(move |path| Path::new(path).starts_with(destination))
 }
 
-/// Whether a specification wants a path so.
-fn is_protected(linux: Option<&Linux>, path: &str) -> bool {
-    let Some(linux) = linux else {
-        return false;
-    };
+/// Whether a container is to have a path so.
+fn is_protected(description: &ContainerDescription, path: &str) -> bool {
     let paths = if MASKED.contains(&path) {
-        linux.masked_paths()
+        &description.masked_paths
     } else {
-        linux.readonly_paths()
+        &description.read_only_paths
     };
-    paths.iter().flatten().any(|wanted| wanted == path)
+    paths.iter().any(|wanted| wanted == path)
 }
 
 /// Where the one for a destination is.
@@ -158,24 +142,21 @@ fn point(destination: &str) -> PathBuf {
 }
 
 impl Premade {
-    fn make(usual: (&str, &str, &str, &[&str])) -> Result<Self> {
-        let (destination, kind, source, words) = usual;
-        let mut mount = Mount::default();
-        mount.set_destination(destination.into());
-        mount.set_typ(Some(kind.to_owned()));
-        mount.set_source(Some(source.into()));
-        mount.set_options(Some(words.iter().map(|word| (*word).to_owned()).collect()));
-        let options = Options::parse(&mount);
+    fn make(usual: (&str, &str, &str, MountFlags, &str)) -> Result<Self> {
+        let (destination, kind, source, flags, options) = usual;
+        let mount = Mount {
+            destination: destination.to_owned(),
+            kind: kind.to_owned(),
+            source: source.to_owned(),
+            flags: flags.bits(),
+            options: options.to_owned(),
+            ..Default::default()
+        };
         let point = point(destination);
         fs::create_dir_all(&point).map_err(Error::path("make", &point))?;
-        rustix::mount::mount(
-            source,
-            &point,
-            kind,
-            options.flags,
-            options.data().as_deref(),
-        )
-        .map_err(Error::path("mount", &point))?;
+        let data = option::data(&mount);
+        rustix::mount::mount(source, &point, kind, flags, data.as_deref())
+            .map_err(Error::path("mount", &point))?;
         if destination == "/dev" {
             let folder = open(&point)?;
             device::add_default(&folder)?;
@@ -197,61 +178,61 @@ fn open(folder: &Path) -> Result<OwnedFd> {
 mod tests {
     use super::*;
 
-    fn usual() -> (PremadeMounts, Mount, Linux) {
-        let json = serde_json::json!({
-            "destination": "/proc", "type": "proc", "source": "proc",
-            "options": ["nosuid", "noexec", "nodev"],
-        });
-        let mount: Mount = serde_json::from_value(json).expect("a mount");
+    fn usual() -> (PremadeMounts, ContainerDescription) {
+        let mount = Mount {
+            destination: "/proc".to_owned(),
+            kind: "proc".to_owned(),
+            source: "proc".to_owned(),
+            flags: CLOSED.bits(),
+            ..Default::default()
+        };
         let premade = PremadeMounts(vec![Premade {
             mount: mount.clone(),
             point: "/point".into(),
         }]);
-        let list = |paths: &[&str]| Some(paths.iter().map(|path| (*path).to_owned()).collect());
-        let mut linux = Linux::default();
-        linux.set_masked_paths(list(&["/proc/timer_list", "/proc/kcore", "/proc/keys"]));
-        linux.set_readonly_paths(list(&READ_ONLY));
-        (premade, mount, linux)
+        let list = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect();
+        let description = ContainerDescription {
+            mounts: vec![mount],
+            masked_paths: list(&["/proc/timer_list", "/proc/kcore", "/proc/keys"]),
+            read_only_paths: list(&READ_ONLY),
+            ..Default::default()
+        };
+        (premade, description)
     }
 
     #[test]
     fn only_what_is_asked_for_is_given() {
-        let (premade, usual, linux) = usual();
-        let mut other_order = usual.clone();
-        let words = ["nodev", "nosuid", "noexec"].map(str::to_owned);
-        other_order.set_options(Some(words.into()));
-        for same in [&usual, &other_order] {
-            let found = premade.find(same, Some(&linux));
-            assert_eq!(found, Some(Path::new("/point")));
-        }
-        let changes: [fn(&mut Mount) -> &mut Mount; 5] = [
-            |mount| mount.set_destination("/host/proc".into()),
-            |mount| mount.set_options(Some(vec!["nosuid".to_owned(), "ro".to_owned()])),
-            |mount| mount.set_options(Some(vec!["rprivate".to_owned()])),
-            |mount| mount.set_typ(Some("sysfs".to_owned())),
-            |mount| mount.set_source(Some("other".into())),
+        let (premade, description) = usual();
+        let usual = &description.mounts[0];
+        let found = premade.find(usual, &description);
+        assert_eq!(found, Some(Path::new("/point")));
+        let changes: [fn(&mut Mount); 7] = [
+            |mount| mount.destination = "/host/proc".to_owned(),
+            |mount| mount.flags = MountFlags::NOSUID.bits(),
+            |mount| mount.options = "hidepid=2".to_owned(),
+            |mount| mount.propagation = 1,
+            |mount| mount.kind = "sysfs".to_owned(),
+            |mount| mount.source = "other".to_owned(),
+            |mount| mount.bind = true,
         ];
         for change in changes {
             let mut other = usual.clone();
             change(&mut other);
-            assert_eq!(premade.find(&other, Some(&linux)), None, "{other:?}");
+            assert_eq!(premade.find(&other, &description), None, "{other:?}");
         }
     }
 
     #[test]
     fn who_may_see_or_write_more_is_given_another() {
-        let (premade, usual, linux) = usual();
-        let mounts = [usual.clone()];
-        let protects = |path: &str, linux| premade.protects(Path::new(path), &mounts, linux);
-        assert!(protects("/proc/keys", Some(&linux)));
-        assert!(protects("/proc/sys", Some(&linux)));
-        assert!(!protects("/proc/kcore", Some(&linux)), "one of its own");
-        assert!(!protects("/sys/firmware", Some(&linux)), "not mounted");
-        let mut open = linux.clone();
-        open.set_masked_paths(None);
-        for linux in [None, Some(&open)] {
-            assert_eq!(premade.find(&usual, linux), None);
-            assert!(!protects("/proc/sys", linux));
-        }
+        let (premade, description) = usual();
+        let protects = |path, description| premade.protects(Path::new(path), description);
+        assert!(protects("/proc/keys", &description));
+        assert!(protects("/proc/sys", &description));
+        assert!(!protects("/proc/kcore", &description), "one of its own");
+        assert!(!protects("/sys/firmware", &description), "not mounted");
+        let mut open = description.clone();
+        open.masked_paths.clear();
+        assert_eq!(premade.find(&open.mounts[0], &open), None);
+        assert!(!protects("/proc/sys", &open));
     }
 }
