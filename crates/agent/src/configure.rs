@@ -33,12 +33,6 @@ pub fn configure(request: &ConfigureRequest) -> Result<()> {
         let path = sysctl_path(key)?;
         fs::write(&path, value).map_err(Error::path("set the kernel parameter", &path))?;
     }
-    if !request.resolv_conf.is_empty() {
-        let path = Path::new("/etc/resolv.conf");
-        fs::create_dir_all("/etc")
-            .and_then(|()| fs::write(path, &request.resolv_conf))
-            .map_err(Error::path("write", path))?;
-    }
     if request.again {
         network::take_down(&request.network)?;
         connections::reset();

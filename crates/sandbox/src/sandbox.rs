@@ -59,8 +59,6 @@ pub struct SandboxConfig {
 pub struct Identity {
     /// Host name.
     pub hostname: String,
-    /// Content of `/etc/resolv.conf`; empty for none.
-    pub resolv_conf: String,
     /// Kernel parameters of the whole guest.
     pub sysctls: BTreeMap<String, String>,
 }
@@ -250,7 +248,6 @@ impl Sandbox {
         request.entropy = entropy;
         request.realtime_ns = realtime_ns();
         request.hostname.clone_from(&identity.hostname);
-        request.resolv_conf.clone_from(&identity.resolv_conf);
         request.sysctls = identity.sysctls.clone().into_iter().collect();
         if let Some(attachment) = &self.inner.network {
             request.network = MessageField::some(network::describe(&attachment.guest()));

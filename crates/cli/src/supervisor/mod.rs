@@ -163,7 +163,6 @@ async fn start(
     machine.sandbox.snapshot = machine::snapshot(&container, settings, recipe.as_ref())?;
     let network = network::attach(&container, settings, timing)?;
     machine.sandbox.network = network.attachment.clone();
-    machine.sandbox.identity.resolv_conf = network.resolv_conf.clone();
     let sandbox = Sandbox::start(machine.hypervisor.as_ref(), machine.sandbox, timing).await?;
     state.hypervisor = format!("{}; {}", sandbox.origin(), machine.reason);
     state.machine_pids = sandbox.processes();
