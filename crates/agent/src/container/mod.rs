@@ -132,6 +132,9 @@ impl Container {
                 if let Err(left) = cgroup.remove().await {
                     eprintln!("agent: {left}");
                 }
+                if was_spare {
+                    PremadeMounts::remove();
+                }
                 Err(error)
             }
         }
