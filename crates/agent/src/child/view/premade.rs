@@ -101,12 +101,18 @@ impl PremadeMounts {
     }
 
     /// Where there is one that is just as this mount of a container asks for.
+    /// There is none if another mount would come over it or what it protects: then those
+    /// mounts are made, and protected, in the order of the specification.
     pub(super) fn find(&self, wanted: &Mount, description: &ContainerDescription) -> Option<&Path> {
-        let mut paths = protected(Path::new(&wanted.destination));
+        let place = Path::new(&wanted.destination);
         let found = self.0.iter().find(|premade| premade.mount == *wanted)?;
-        paths
-            .all(|path| is_protected(description, path))
-            .then_some(found.point.as_path())
+        let covers = |mount: &&Mount| {
+            let other = Path::new(&mount.destination);
+            other == place || protected(place).any(|path| other.starts_with(path))
+        };
+        let is_alone = description.mounts.iter().filter(covers).nth(1).is_none();
+        let is_wanted = is_alone && protected(place).all(|path| is_protected(description, path));
+        is_wanted.then_some(found.point.as_path())
     }
 
     /// Whether a path is protected or hidden in one of these that is used.
@@ -198,6 +204,28 @@ mod tests {
             ..Default::default()
         };
         (premade, description)
+    }
+
+    #[test]
+    fn what_comes_over_it_is_made_in_order() {
+        let (premade, usual) = usual();
+        for (destination, is_given) in [
+            ("/proc", false),
+            ("/proc/sys", false),
+            ("/proc/sys/fs/binfmt_misc", false),
+            ("/proc/meminfo", true),
+            ("/process", true),
+        ] {
+            let mut description = usual.clone();
+            description.mounts.push(Mount {
+                destination: destination.to_owned(),
+                ..usual.mounts[0].clone()
+            });
+            let found = premade.find(&usual.mounts[0], &description);
+            assert_eq!(found.is_some(), is_given, "{destination}");
+            let protects = premade.protects(Path::new("/proc/sys"), &description);
+            assert_eq!(protects, is_given, "{destination}");
+        }
     }
 
     #[test]
