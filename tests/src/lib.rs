@@ -17,6 +17,7 @@ pub mod terminal;
 
 use std::ffi::OsStr;
 use std::io::Write;
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -343,6 +344,19 @@ pub fn wait(mut child: Child) -> std::process::ExitStatus {
         }
         std::thread::park_timeout(Duration::from_millis(10));
     }
+}
+
+/// Answers every question to a socket until the process ends: there is no such name.
+pub fn resolve_nothing(resolver: UdpSocket) {
+    std::thread::spawn(move || {
+        let mut message = [0; 512];
+        while let Ok((length, from)) = resolver.recv_from(&mut message) {
+            // An answer, and no such name (RFC 1035, section 4.1.1).
+            message[2] |= 0x80;
+            message[3] = 0x83;
+            let _ = resolver.send_to(&message[..length], from);
+        }
+    });
 }
 
 /// Looks until something holds; fails with `what` if it never does.

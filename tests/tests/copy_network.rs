@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use caisson_end_to_end::netns::Netns;
-use caisson_end_to_end::{Caisson, eventually, output, programs, text};
+use caisson_end_to_end::{Caisson, eventually, output, programs, resolve_nothing, text};
 
 const SCRIPT: &str = "echo ready; sleep 1000";
 
@@ -248,25 +248,11 @@ fn with_resolvers(caisson: &Caisson, contents: &Path, arguments: &[&str]) -> Str
     text(&output.stdout)
 }
 
-/// Answers that there is no such name.
-fn resolve_nothing(host: &Netns) {
-    let resolver = host.inside(|| UdpSocket::bind("127.0.0.1:53").expect("port 53"));
-    std::thread::spawn(move || {
-        let mut message = [0; 512];
-        while let Ok((length, from)) = resolver.recv_from(&mut message) {
-            // RFC 1035, section 4.1.1.
-            message[2] |= 0x80;
-            message[3] = 0x83;
-            let _ = resolver.send_to(&message[..length], from);
-        }
-    });
-}
-
 #[test]
 fn copies_have_the_resolvers_of_their_network() {
     let host = Netns::new("host");
     let caisson = installation(&host);
-    resolve_nothing(&host);
+    resolve_nothing(host.inside(|| UdpSocket::bind("127.0.0.1:53").expect("port 53")));
     let folder = caisson.folder("resolvers");
     let (local, other) = (folder.join("local"), folder.join("other"));
     fs::write(&local, "nameserver 127.0.0.1\nsearch example.test\n").expect("written");

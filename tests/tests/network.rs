@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use caisson_end_to_end::netns::Netns;
-use caisson_end_to_end::{Caisson, eventually, kill, programs, text};
+use caisson_end_to_end::{Caisson, eventually, kill, programs, resolve_nothing, text};
 
 /// How long a single exchange may take on a machine that has other things to do.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -243,15 +243,7 @@ fn datagrams_come_and_go() {
     let caisson = Caisson::new();
     let ours = HostAddress::new();
     let resolver = UdpSocket::bind((ours.address.as_str(), 53)).expect("port 53");
-    std::thread::spawn(move || {
-        let mut message = [0; 512];
-        while let Ok((length, from)) = resolver.recv_from(&mut message) {
-            // An answer, and no such name (RFC 1035, section 4.1.1).
-            message[2] |= 0x80;
-            message[3] = 0x83;
-            let _ = resolver.send_to(&message[..length], from);
-        }
-    });
+    resolve_nothing(resolver);
     let script = format!("nslookup no.example {} 2>&1 || true", ours.address);
     let printed = caisson.shell(&[], &script);
     assert!(printed.contains("NXDOMAIN"), "{printed}");

@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 const CONSOLE: &str = "/dev/ttyS0";
 
 /// The serial port on which the host wakes this machine. It stays open, and as the first
-/// wait has set it: to give it back would be code that every fork runs for the first time.
+/// wait has set it: to give it back would be code that every copy runs for the first time.
 static PORT: OnceLock<File> = OnceLock::new();
 
 /// Where there is a link for each vsock device, of which the machine has one.

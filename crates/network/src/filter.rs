@@ -212,15 +212,15 @@ fn reachable_ipv6(address: Ipv6Addr) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
     use crate::Rule;
 
-    const MAC: Mac = [2, 0, 0, 0, 0, 9];
+    pub(crate) const MAC: Mac = [2, 0, 0, 0, 0, 9];
 
-    fn filter() -> Filter {
+    pub(crate) fn filter() -> Filter {
         Filter {
             mac: MAC,
             ipv4: Ipv4Addr::new(10, 0, 2, 15),

@@ -58,29 +58,12 @@ fn is_answered_on_link(message: &[u8], filter: &Filter) -> Option<bool> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
-    use crate::Egress;
-    use crate::filter::{IPV4, Ipv6};
+    use crate::filter::IPV4;
+    use crate::filter::tests::{MAC, filter};
 
-    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
     const US: [u8; 4] = [10, 0, 2, 15];
     const GATEWAY: [u8; 4] = [10, 0, 2, 2];
-
-    fn filter() -> Filter {
-        Filter {
-            mac: MAC,
-            ipv4: US.into(),
-            ipv6: Some(Ipv6 {
-                global: "fd00::15".parse().expect("an address"),
-                link_local: "fe80::9".parse().expect("an address"),
-                gateway: "fe80::1".parse().expect("an address"),
-            }),
-            egress: Egress::default(),
-            udp_ports: BTreeSet::new(),
-        }
-    }
 
     fn needs(frame: &[u8]) -> bool {
         needs_stack(frame, &filter())

@@ -122,24 +122,35 @@ impl Sandbox {
         }
         let reason = match &config.templates {
             None => "templates are off".to_owned(),
-            Some(templates) => {
-                match start::forked(hypervisor, templates, &config, timing).await {
-                    Err(reason) => reason,
-                    Ok((started, template)) => {
-                        let deadline = Some(start::fork_deadline(&config));
-                        match Self::introduce(started, &config, deadline, timing).await {
-                            // That its agent does not live is the template's fault.
-                            Err(
-                                error @ (Error::GuestEnded { .. } | Error::BootDeadline { .. }),
-                            ) => start::discard(templates, &template, &error),
-                            introduced => return introduced,
-                        }
-                    }
-                }
-            }
+            Some(templates) => match Self::fork(hypervisor, templates, &config, timing).await? {
+                Ok(sandbox) => return Ok(sandbox),
+                Err(reason) => reason,
+            },
         };
         let started = start::booted(hypervisor, &config, reason, timing).await?;
         Self::introduce(started, &config, None, timing).await
+    }
+
+    /// A fork, or why its machine has to boot.
+    async fn fork(
+        hypervisor: &dyn Hypervisor,
+        templates: &TemplateStore,
+        config: &SandboxConfig,
+        timing: &Timing,
+    ) -> Result<std::result::Result<Self, String>> {
+        let forked = start::forked(hypervisor, templates, config, timing).await;
+        let (started, template) = match forked {
+            Ok(forked) => forked,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let deadline = Some(start::fork_deadline(config));
+        match Self::introduce(started, config, deadline, timing).await {
+            // That its agent does not live is the template's fault.
+            Err(error @ (Error::GuestEnded { .. } | Error::BootDeadline { .. })) => {
+                Ok(Err(start::discard(templates, &template, &error)))
+            }
+            introduced => introduced.map(Ok),
+        }
     }
 
     /// Gives a guest its identity. Its agent may take so long to answer.

@@ -36,10 +36,10 @@ impl Cgroup {
     pub fn prepare_first() -> Result<Self> {
         let path = Path::new(CGROUPS).join(FIRST);
         fs::create_dir(&path).map_err(Error::path("make the cgroup", &path))?;
-        let folder = fs::File::open(&path).map_err(Error::path("open", &path))?;
-        device::prepare(folder.as_fd())?;
+        let cgroup = Self { path };
+        device::prepare(cgroup.folder()?.as_fd())?;
         FIRST_IS_FREE.store(true, Ordering::Relaxed);
-        Ok(Self { path })
+        Ok(cgroup)
     }
 
     /// Makes the cgroup and sets its limits.
@@ -79,9 +79,12 @@ impl Cgroup {
         if rules.is_empty() && !is_first {
             return Ok(());
         }
-        // The program is attached to an opened folder, not to a path.
-        let folder = fs::File::open(&self.path).map_err(Error::path("open", &self.path))?;
-        device::restrict(folder.as_fd(), rules, is_first)
+        device::restrict(self.folder()?.as_fd(), rules, is_first)
+    }
+
+    /// For programs, which are attached to an opened folder and not to a path.
+    fn folder(&self) -> Result<fs::File> {
+        fs::File::open(&self.path).map_err(Error::path("open", &self.path))
     }
 
     /// For `CLONE_INTO_CGROUP`.

@@ -89,7 +89,8 @@ fn start(
     // SAFETY: the agent has one thread (its event loop has no other, and nothing
     // in it asks for blocking tasks), so no lock is held by a thread that is missing
     // in the child; and the child leaves by `execve` or `_exit`, so that nothing of
-    // the agent's is run or dropped twice.
+    // the agent's is run or dropped twice. Of a table of descriptors that they share, it
+    // closes none that it has not opened itself.
     let cloned = unsafe { clone::clone(flags | shared, cgroup) };
     match cloned.map_err(Error::system("make a process"))? {
         clone::Cloned::Parent { pid, pidfd } => {

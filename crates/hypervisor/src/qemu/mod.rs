@@ -24,6 +24,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
+use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use self::arguments::{Begin, BootFiles, Inherited};
@@ -263,6 +264,18 @@ fn open(path: &Path, read_only: bool) -> Result<File> {
         .write(!read_only)
         .open(path)
         .map_err(file(path))
+}
+
+/// What a file says in JSON; none if there is no such file.
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(file(path)(error)),
+    };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|error| file(path)(error.into()))
 }
 
 fn file(path: &Path) -> impl FnOnce(std::io::Error) -> Error {

@@ -25,7 +25,7 @@ use super::interface::Interface;
 use super::machine::Machine;
 use super::monitor::Monitor;
 use super::share::{self, Attached};
-use super::{Qemu, file, fork, jail, memory, slot};
+use super::{Qemu, file, fork, jail, memory, read, slot};
 use crate::device::{self, Device, Guest};
 use crate::template::{MEMORY, STATE, copy_written};
 use crate::{Error, Result, VmConfig, WhileStill};
@@ -67,15 +67,7 @@ pub(super) struct Devices {
 impl Devices {
     /// Those of a snapshot; none for a template.
     pub(super) fn read(directory: &Path) -> Result<Option<Self>> {
-        let path = directory.join(DEVICES);
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(file(&path)(error)),
-        };
-        serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|error| file(&path)(error.into()))
+        read(&directory.join(DEVICES))
     }
 
     /// Whether a machine can begin with this state.

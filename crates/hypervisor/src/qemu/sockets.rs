@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::arguments::VSOCK;
 use super::driver::Driver;
 use super::monitor::Monitor;
-use super::{file, fork, slot};
+use super::{file, fork, read, slot};
 use crate::device::{Control, Guest};
 use crate::template::SOCKETS;
 use crate::{Error, Result, VmConfig};
@@ -40,15 +40,7 @@ pub(super) struct Sockets {
 impl Sockets {
     /// Those of a template; none for a snapshot.
     pub(super) fn read(directory: &Path) -> Result<Option<Self>> {
-        let path = directory.join(SOCKETS);
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(file(&path)(error)),
-        };
-        serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|error| file(&path)(error.into()))
+        read(&directory.join(SOCKETS))
     }
 
     /// Leaves them in a template.

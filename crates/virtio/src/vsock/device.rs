@@ -255,23 +255,27 @@ impl<H: Host> Vsock<H> {
             return self.reply_reset(request);
         }
         let buffer = self.next_buffer();
-        let opened = socketpair(
+        let connection = |stream| Connection::accepted(request, stream, buffer);
+        if let Err(error) = self.offer(key, connection) {
+            debug!(port = key.host, %error, "refused a connection of the guest");
+            self.reply_reset(request);
+        }
+    }
+
+    /// Gives the host the far end of a connection that the guest has asked for.
+    pub(super) fn offer(
+        &mut self,
+        key: Key,
+        connection: impl FnOnce(HostStream) -> Connection,
+    ) -> io::Result<()> {
+        let (ours, theirs) = socketpair(
             AddressFamily::UNIX,
             SocketType::STREAM,
             SocketFlags::CLOEXEC,
             None,
-        )
-        .map_err(io::Error::from)
-        .and_then(|(ours, theirs)| {
-            self.host.incoming(key.host, theirs)?;
-            self.insert(key, ours, |stream| {
-                Connection::accepted(request, stream, buffer)
-            })
-        });
-        if let Err(error) = opened {
-            debug!(port = key.host, %error, "refused a connection of the guest");
-            self.reply_reset(request);
-        }
+        )?;
+        self.host.incoming(key.host, theirs)?;
+        self.insert(key, ours, connection)
     }
 
     pub(super) fn reply_reset(&mut self, packet: &Header) {

@@ -4,10 +4,8 @@
 //! A guest that has been connected to spends nothing on it when it is woken: code that runs
 //! for the first time is what a fork without KVM is slow at.
 
-use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tracing::debug;
 
 use super::MAX_CONNECTIONS;
@@ -113,24 +111,12 @@ impl<H: Host> Vsock<H> {
                 self.idle.push(known);
                 continue;
             }
-            if let Err(error) = self.offer(&known) {
+            let connection = |stream| Connection::taken_over(&known, stream);
+            if let Err(error) = self.offer(known.key(), connection) {
                 // A packet of the guest's for it will be answered with a reset.
                 debug!(port = known.host_port, %error, "a connection is not taken over");
             }
         }
-    }
-
-    fn offer(&mut self, known: &Standing) -> io::Result<()> {
-        let (ours, theirs) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
-        self.host.incoming(known.host_port, theirs)?;
-        self.insert(known.key(), ours, |stream| {
-            Connection::taken_over(known, stream)
-        })
     }
 
     pub(super) fn take_idle(&mut self, guest_port: u32) -> Option<Standing> {
