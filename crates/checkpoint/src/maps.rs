@@ -1,0 +1,140 @@
+//! `/proc/PID/maps` and what else `/proc` tells of an address space.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::image::{Layout, Range};
+use crate::{Error, Result};
+
+/// A line of `/proc/PID/maps` (proc_pid_maps(5)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Line {
+    pub(crate) range: Range,
+    pub(crate) protection: i32,
+    pub(crate) shared: bool,
+    pub(crate) offset: u64,
+    pub(crate) inode: u64,
+    /// A path, a name in brackets, or nothing.
+    pub(crate) name: String,
+}
+
+/// The address space of a process.
+pub(crate) fn of(process: u32) -> Result<Vec<Line>> {
+    let text = fs::read_to_string(format!("/proc/{process}/maps"))
+        .map_err(Error::system("read what the process has mapped"))?;
+    text.lines()
+        .map(|line| {
+            parse(line).ok_or_else(|| Error::Unsupported(format!("a mapping that reads `{line}`")))
+        })
+        .collect()
+}
+
+fn parse(line: &str) -> Option<Line> {
+    let mut fields = line.splitn(6, ' ');
+    let (begin, end) = fields.next()?.split_once('-')?;
+    let permissions = fields.next()?.as_bytes();
+    let offset = fields.next()?;
+    let _device = fields.next()?;
+    let inode = fields.next()?.parse().ok()?;
+    let name = fields.next().unwrap_or_default().trim_start();
+    let number = |text| u64::from_str_radix(text, 16).ok();
+    let [read, write, execute, sharing] = permissions else {
+        return None;
+    };
+    let flags = [
+        (read, b'r', libc::PROT_READ),
+        (write, b'w', libc::PROT_WRITE),
+        (execute, b'x', libc::PROT_EXEC),
+    ];
+    let set = flags.into_iter().filter(|(found, is, _)| *found == is);
+    Some(Line {
+        range: Range {
+            begin: number(begin)?,
+            end: number(end)?,
+        },
+        protection: set.fold(0, |all, (_, _, flag)| all | flag),
+        shared: *sharing == b's',
+        offset: number(offset)?,
+        inode,
+        name: name.to_owned(),
+    })
+}
+
+impl Line {
+    /// Whether the kernel has mapped it for every process, at an address of its choice.
+    pub(crate) fn is_kernels(&self) -> bool {
+        self.name.starts_with("[vvar") || self.name == "[vdso]"
+    }
+
+    /// Whether it is where no process maps anything.
+    pub(crate) fn is_fixed(&self) -> bool {
+        self.name == "[vsyscall]"
+    }
+
+    /// The file of the host's that is mapped.
+    pub(crate) fn path(&self) -> Option<PathBuf> {
+        self.name
+            .starts_with('/')
+            .then(|| PathBuf::from(&self.name))
+    }
+}
+
+/// What the kernel knows of the address space (proc_pid_stat(5)).
+pub(crate) fn layout(process: u32, lines: &[Line]) -> Result<Layout> {
+    let text = fs::read_to_string(format!("/proc/{process}/stat"))
+        .map_err(Error::system("read the process's state"))?;
+    let heap = lines.iter().find(|line| line.name == "[heap]");
+    parse_layout(&text, heap.map(|line| line.range.end))
+        .ok_or_else(|| Error::Unsupported("a state that cannot be read".to_owned()))
+}
+
+fn parse_layout(stat: &str, end_of_heap: Option<u64>) -> Option<Layout> {
+    // The name, in parentheses, may have spaces.
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let fields: Vec<_> = after_name.split_ascii_whitespace().collect();
+    // They are counted from 1; the number and the name come before.
+    let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+    let start_brk = field(47)?;
+    Some(Layout {
+        start_code: field(26)?,
+        end_code: field(27)?,
+        start_data: field(45)?,
+        end_data: field(46)?,
+        start_brk,
+        brk: end_of_heap.unwrap_or(start_brk),
+        start_stack: field(28)?,
+        env_start: field(50)?,
+        env_end: field(51)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_read() {
+        let line = "7f00000000-7f00003000 r-xp 00002000 fe:01 4711     /usr/lib/a b.so";
+        let found = parse(line).expect("a line");
+        assert_eq!(found.range.length(), 0x3000);
+        assert_eq!(found.protection, libc::PROT_READ | libc::PROT_EXEC);
+        assert_eq!((found.offset, found.inode), (0x2000, 4711));
+        assert_eq!(found.path(), Some("/usr/lib/a b.so".into()));
+        assert!(!found.shared);
+        let heap = parse("1000-2000 rw-p 00000000 00:00 0   [heap]").expect("a line");
+        assert_eq!(heap.path(), None);
+        assert!(parse("1000 rw-p").is_none());
+        let own = of(std::process::id()).expect("our own");
+        assert!(own.iter().any(Line::is_kernels));
+    }
+
+    #[test]
+    fn the_layout_is_that_of_a_name_with_spaces() {
+        let numbers: Vec<_> = (3..=52).map(|number| number.to_string()).collect();
+        let text = format!("1 (a ) b) {}", numbers.join(" "));
+        let layout = parse_layout(&text, Some(7)).expect("a layout");
+        assert_eq!((layout.start_code, layout.env_end), (26, 51));
+        assert_eq!((layout.start_brk, layout.brk), (47, 7));
+        assert!(parse_layout("1 (a) 2 3", None).is_none());
+    }
+}

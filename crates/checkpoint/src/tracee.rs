@@ -1,0 +1,258 @@
+//! A thread of another process, held still (ptrace(2)).
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::ptr;
+
+use crate::{Error, Result};
+
+/// `PTRACE_GET_RSEQ_CONFIGURATION` and `PTRACE_SECCOMP_GET_FILTER` (linux/ptrace.h).
+const GET_RSEQ_CONFIGURATION: u32 = 0x420f;
+const SECCOMP_GET_FILTER: u32 = 0x420c;
+
+/// Extended registers, in the format of XSAVE (linux/elf.h).
+const NT_X86_XSTATE: usize = 0x202;
+
+/// More than any processor has.
+const EXTENDED_LIMIT: usize = 64 << 10;
+
+/// Bytes below the stack pointer that a leaf function may use (System V ABI, 3.2.2).
+const RED_ZONE: u64 = 128;
+
+/// A thread that is held still until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Tracee(pub(crate) libc::pid_t);
+
+impl Tracee {
+    /// Holds a thread still.
+    pub(crate) fn hold(thread: libc::pid_t) -> Result<Self> {
+        request(libc::PTRACE_SEIZE, thread, 0, 0)
+            .map_err(Error::system("trace a thread of the process"))?;
+        let tracee = Self(thread);
+        request(libc::PTRACE_INTERRUPT, thread, 0, 0)
+            .map_err(Error::system("interrupt a thread of the process"))?;
+        tracee.stopped()?;
+        Ok(tracee)
+    }
+
+    fn stopped(&self) -> Result<()> {
+        let mut status = 0;
+        let waited = loop {
+            // SAFETY: the kernel writes to the status alone.
+            let waited = unsafe { libc::waitpid(self.0, &mut status, libc::__WALL) };
+            if waited >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+                break waited;
+            }
+        };
+        match waited == self.0 && libc::WIFSTOPPED(status) {
+            true => Ok(()),
+            false => Err(Error::Unsupported("a thread that has ended".to_owned())),
+        }
+    }
+
+    /// Its registers.
+    pub(crate) fn registers(&self) -> Result<libc::user_regs_struct> {
+        let mut registers = MaybeUninit::<libc::user_regs_struct>::zeroed();
+        request(
+            libc::PTRACE_GETREGS,
+            self.0,
+            0,
+            registers.as_mut_ptr() as usize,
+        )
+        .map_err(Error::system("read the registers of a thread"))?;
+        // SAFETY: the kernel has filled it in, and any bits are registers.
+        Ok(unsafe { registers.assume_init() })
+    }
+
+    /// Whether it waits in a system call, in which the kernel has interrupted it.
+    pub(crate) fn waits(&self) -> Result<bool> {
+        Ok(is_done_over(&self.registers()?))
+    }
+
+    /// Whether it waits for one of many descriptors.
+    pub(crate) fn waits_for_events(&self) -> Result<bool> {
+        const CALLS: [libc::c_long; 6] = [
+            libc::SYS_poll,
+            libc::SYS_ppoll,
+            libc::SYS_select,
+            libc::SYS_pselect6,
+            libc::SYS_epoll_wait,
+            libc::SYS_epoll_pwait,
+        ];
+        let registers = self.registers()?;
+        let call = registers.orig_rax as libc::c_long;
+        Ok(is_done_over(&registers) && CALLS.contains(&call))
+    }
+
+    fn set_registers(&self, registers: &libc::user_regs_struct) -> Result<()> {
+        let address = ptr::from_ref(registers) as usize;
+        request(libc::PTRACE_SETREGS, self.0, 0, address)
+            .map(drop)
+            .map_err(Error::system("write the registers of a thread"))
+    }
+
+    /// Its extended registers, as XSAVE writes them.
+    pub(crate) fn extended(&self) -> Result<Vec<u8>> {
+        let mut bytes = vec![0_u8; EXTENDED_LIMIT];
+        let mut vector = libc::iovec {
+            iov_base: bytes.as_mut_ptr().cast(),
+            iov_len: bytes.len(),
+        };
+        request(
+            libc::PTRACE_GETREGSET,
+            self.0,
+            NT_X86_XSTATE,
+            &raw mut vector as usize,
+        )
+        .map_err(Error::system("read the extended registers of a thread"))?;
+        bytes.truncate(vector.iov_len);
+        Ok(bytes)
+    }
+
+    /// The signals that it does not take.
+    pub(crate) fn blocked_signals(&self) -> Result<u64> {
+        let mut mask = 0_u64;
+        request(
+            libc::PTRACE_GETSIGMASK,
+            self.0,
+            size_of_val(&mask),
+            &raw mut mask as usize,
+        )
+        .map_err(Error::system("read the signal mask of a thread"))?;
+        Ok(mask)
+    }
+
+    /// Whether it has registered restartable sequences.
+    pub(crate) fn has_restartable_sequences(&self) -> Result<bool> {
+        // struct ptrace_rseq_configuration: pointer, size, signature, flags, padding.
+        let mut configuration = [0_u64; 3];
+        request(
+            GET_RSEQ_CONFIGURATION,
+            self.0,
+            size_of_val(&configuration),
+            &raw mut configuration as usize,
+        )
+        .map_err(Error::system("ask for restartable sequences"))?;
+        Ok(configuration[0] != 0)
+    }
+
+    /// Its robust list: head and size (get_robust_list(2)).
+    pub(crate) fn robust_list(&self) -> Result<(u64, u64)> {
+        let (mut head, mut size) = (0_u64, 0_u64);
+        // SAFETY: the kernel writes two words.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_get_robust_list,
+                self.0,
+                &raw mut head,
+                &raw mut size,
+            )
+        };
+        match result {
+            0 => Ok((head, size)),
+            _ => Err(Error::system("ask for the robust list of a thread")(
+                io::Error::last_os_error(),
+            )),
+        }
+    }
+
+    /// Its system call filters, the oldest first.
+    pub(crate) fn filters(&self) -> Result<Vec<Vec<u64>>> {
+        let failed = || Error::system("read a system call filter of the process");
+        let mut filters = Vec::new();
+        loop {
+            let number = filters.len();
+            let length = match request(SECCOMP_GET_FILTER, self.0, number, 0) {
+                Ok(length) => length as usize,
+                // No more of them; none at all.
+                Err(error)
+                    if [Some(libc::ENOENT), Some(libc::EINVAL)].contains(&error.raw_os_error()) =>
+                {
+                    return Ok(filters);
+                }
+                Err(error) => return Err(failed()(error)),
+            };
+            let mut instructions = vec![0_u64; length];
+            let address = instructions.as_mut_ptr() as usize;
+            request(SECCOMP_GET_FILTER, self.0, number, address).map_err(failed())?;
+            filters.push(instructions);
+        }
+    }
+
+    /// Has it make a system call, of which the kernel writes a result of `N` words to memory.
+    /// It waits in a system call, of which it must not notice.
+    pub(crate) fn call<const N: usize>(
+        &self,
+        memory: &std::fs::File,
+        number: libc::c_long,
+        arguments: impl FnOnce(u64) -> [u64; 4],
+    ) -> Result<[u64; N]> {
+        let before = self.registers()?;
+        if before.orig_rax == u64::MAX {
+            let what = "a thread that does not wait in a system call";
+            return Err(Error::Unsupported(what.to_owned()));
+        }
+        let scratch = (before.rsp - RED_ZONE - 8 * N as u64) & !15;
+        let [rdi, rsi, rdx, r10] = arguments(scratch);
+        self.set_registers(&libc::user_regs_struct {
+            rax: number as u64,
+            rdi,
+            rsi,
+            rdx,
+            r10,
+            // The instruction that it waits in.
+            rip: before.rip - 2,
+            // So that the kernel does not take it for one to be done over.
+            orig_rax: u64::MAX,
+            ..before
+        })?;
+        request(libc::PTRACE_SINGLESTEP, self.0, 0, 0).map_err(Error::system(
+            "let a thread of the process make a system call",
+        ))?;
+        self.stopped()?;
+        let after = self.registers()?;
+        self.set_registers(&before)?;
+        if after.rip != before.rip || (after.rax as i64) < 0 {
+            let error = io::Error::from_raw_os_error((after.rax as i32).wrapping_neg());
+            return Err(Error::system("have the process make a system call")(error));
+        }
+        let mut result = [0; N];
+        for (word, address) in result.iter_mut().zip((scratch..).step_by(8)) {
+            let mut bytes = [0; 8];
+            std::os::unix::fs::FileExt::read_exact_at(memory, &mut bytes, address)
+                .map_err(Error::system("read the memory of the process"))?;
+            *word = u64::from_ne_bytes(bytes);
+        }
+        Ok(result)
+    }
+}
+
+/// Answers of system calls that are interrupted and done over (linux/errno.h).
+const DONE_OVER: [i64; 4] = [-512, -513, -514, -516];
+
+/// Whether a thread is in a system call that it makes again.
+pub(crate) fn is_done_over(registers: &libc::user_regs_struct) -> bool {
+    registers.orig_rax != u64::MAX && DONE_OVER.contains(&(registers.rax as i64))
+}
+
+impl Drop for Tracee {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = request(libc::PTRACE_DETACH, self.0, 0, 0);
+    }
+}
+
+fn request(
+    request: libc::c_uint,
+    thread: libc::pid_t,
+    address: usize,
+    data: usize,
+) -> io::Result<libc::c_long> {
+    // SAFETY: the kernel writes at `data` as much as the request says, for which each of our
+    // callers has room.
+    let result = unsafe { libc::ptrace(request, thread, address, data) };
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        result => Ok(result),
+    }
+}
