@@ -64,6 +64,47 @@ fn forks_are_the_normal_case() {
     assert!(templates(&caisson).is_empty());
 }
 
+/// The program that QEMU's process was executed with, and its arguments.
+fn qemu(caisson: &Caisson, container: &str) -> (String, String) {
+    let machine = &caisson.inspect(container)["MachinePids"];
+    let pids = machine.as_array().expect("pids").iter();
+    let is_qemu = |pid: &String| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).expect("it runs");
+        name.starts_with("qemu-system")
+    };
+    let pid = pids.map(ToString::to_string).find(is_qemu);
+    let pid = pid.expect("a QEMU");
+    let program = fs::read_link(format!("/proc/{pid}/exe")).expect("a program");
+    let program = program.file_name().expect("a name").display().to_string();
+    let arguments = fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("arguments");
+    (program, arguments.replace('\0', " "))
+}
+
+#[test]
+fn forks_begin_as_copies_of_a_process_unless_that_is_not_wanted() {
+    let caisson = Caisson::new();
+    for (template, program) in [
+        ("auto", "caisson-devices"),
+        ("state", "qemu-system-x86_64"),
+        ("auto", "caisson-devices"),
+    ] {
+        let start = ["run", "-d", "--name", "one", "busybox", "sleep", "1000"];
+        let mut command = caisson.command(start);
+        let output = command.env("CAISSON_TEMPLATE", template).output();
+        let output = output.expect("it runs");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let (executed, arguments) = qemu(&caisson, "one");
+        assert_eq!(executed, program, "{template}");
+        assert!(arguments.contains("guest=one"), "{arguments}");
+        assert_eq!(caisson.ok(["exec", "one", "echo", "here"]), "here\n");
+        caisson.ok(["rm", "-f", "one"]);
+    }
+    // It is one template, whatever its forks begin as.
+    let listed = caisson.ok(["template", "ls", "--format", "json"]);
+    let listed: serde_json::Value = serde_json::from_str(&listed).expect("one template");
+    assert_eq!(listed["forks"], "process copies");
+}
+
 #[test]
 fn a_fork_leaves_nothing_in_its_template() {
     let caisson = Caisson::new();
@@ -149,6 +190,9 @@ fn a_template_that_was_tampered_with_is_made_anew() {
     for (name, content) in [
         ("state", &b"rubbish"[..]),
         ("memory", b"short"),
+        ("pages", b"short"),
+        ("process.json", b"{}"),
+        ("given.json", b"[]"),
         ("template.json", b"{"),
     ] {
         let template = templates(&caisson).pop().expect("a template");

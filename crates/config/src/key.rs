@@ -36,8 +36,8 @@ pub const HYPERVISORS: &[&str] = &["auto", "qemu"];
 /// What can run the guest's instructions.
 pub const ACCELERATORS: &[&str] = &["auto", "kvm", "tcg"];
 
-/// Whether machines are forked.
-const TEMPLATES: &[&str] = &["auto", "off"];
+/// Whether machines are forked, and of what.
+const TEMPLATES: &[&str] = &["auto", "state", "off"];
 
 /// Networks that are there without being set up.
 const NETWORKS: &[&str] = &["user", "bridge", "none"];

@@ -42,7 +42,8 @@ pub struct Settings {
     pub scratch_size: u64,
     /// Seconds that a guest may take to boot.
     pub boot_deadline: u64,
-    /// `auto`, or `off` for machines that boot.
+    /// `auto`; `state` for forks whose QEMU is executed and loads a state; `off` for machines
+    /// that boot.
     pub template: String,
     /// `auto` or the name of a driver.
     pub hypervisor: String,
@@ -236,6 +237,7 @@ impl Settings {
             accelerator: &self.accelerator,
             qemu_program: &self.qemu,
             devices_program: &self.devices,
+            process_copies: self.template != "state",
             // It knows by itself when the host was booted anew.
             host_cache: &self.cache().join("host.json"),
         })

@@ -6,6 +6,7 @@
 //! guest's it gives up what the device does not need: see [`jail`]. A VMM that cannot
 //! do that for itself is executed in a jail of the same kind: see [`vmm`].
 
+mod checkpoint;
 mod descriptor;
 mod fs;
 mod jail;
@@ -32,6 +33,8 @@ enum Process {
     Fs(fs::Options),
     /// A VMM.
     Vmm(vmm::Options),
+    /// Write a VMM that stands still to files, of which others can begin as copies.
+    Checkpoint(checkpoint::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -47,5 +50,6 @@ fn main() -> anyhow::Result<()> {
         Process::Vsock(options) => vsock::run(options),
         Process::Fs(options) => fs::run(options),
         Process::Vmm(options) => match vmm::run(options)? {},
+        Process::Checkpoint(options) => checkpoint::run(&options),
     }
 }

@@ -6,23 +6,29 @@
 
 use std::convert::Infallible;
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use caisson_checkpoint::Copy;
 use clap::Args;
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 use rustix::thread::{CapabilitySet, UnshareFlags};
 
-use crate::jail;
+use crate::{descriptor, jail};
 
 /// The user is this and the process id: nobody else's, as long as the process lives.
 /// Below 2^31, as some programs take ids for signed.
 const FIRST_USER: u32 = 2_000_000_000;
+
+/// Most bytes of the description of a process.
+const IMAGE_LIMIT: u64 = 16 << 20;
 
 /// A VMM and what it sees.
 #[derive(Debug, Args)]
@@ -41,7 +47,16 @@ pub struct Options {
     /// Group of the VMM.
     #[arg(long, value_name = "GID")]
     group: u32,
-    /// The VMM and its arguments.
+    /// Become a copy of the VMM that this file describes, instead of executing it.
+    #[arg(long, value_name = "FD", requires = "pages_fd")]
+    image_fd: Option<RawFd>,
+    /// Its memory.
+    #[arg(long, value_name = "FD")]
+    pages_fd: Option<RawFd>,
+    /// What the copy writes to the memory of files that it is given stays its own.
+    #[arg(long)]
+    private: bool,
+    /// The VMM and its arguments; those of a copy are for show.
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
 }
@@ -55,6 +70,7 @@ pub fn run(options: Options) -> Result<Infallible> {
     let program = std::fs::canonicalize(program)
         .with_context(|| format!("cannot find {}", program.display()))?;
     let parent = rustix::process::getppid();
+    let copied = copied(&options)?;
 
     let groups = groups(&options.devices)?;
     let ordinary_user = !rustix::process::geteuid().is_root();
@@ -75,8 +91,31 @@ pub fn run(options: Options) -> Result<Infallible> {
     if rustix::process::getppid() != parent {
         bail!("the process that wanted the machine has ended");
     }
+    if let Some(copied) = copied {
+        return copied
+            .begin(options.private, &options.command)
+            .context("cannot become a copy");
+    }
     let error = Command::new(&program).args(arguments).exec();
     Err(error).with_context(|| format!("cannot execute {}", program.display()))
+}
+
+/// What this process becomes a copy of, if it is to.
+fn copied(options: &Options) -> Result<Option<Copy>> {
+    let (Some(image), Some(pages)) = (options.image_fd, options.pages_fd) else {
+        return Ok(None);
+    };
+    let pages = File::from(descriptor::take(pages, "the pages")?);
+    let image = File::from(descriptor::take(image, "the image")?);
+    let mut bytes = Vec::new();
+    image
+        .take(IMAGE_LIMIT)
+        .read_to_end(&mut bytes)
+        .context("cannot read the image")?;
+    let image = serde_json::from_slice(&bytes).context("cannot understand the image")?;
+    Copy::prepare(image, pages)
+        .map(Some)
+        .context("cannot become a copy")
 }
 
 /// Reading and writing, for everybody.

@@ -1,7 +1,7 @@
 //! What a machine is made of.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -78,9 +78,7 @@ impl VmConfig {
     /// Whether a template of the machine has a network interface as well: one, which
     /// leaves nothing to its other end, as there is none in the template.
     pub fn has_plain_network(&self) -> bool {
-        let plain =
-            |interface: &NetworkInterface| matches!(interface.backend, NetworkBackend::Stream(_));
-        self.new_disk().is_some() && matches!(&self.interfaces[..], [only] if plain(only))
+        self.new_disk().is_some() && matches!(&self.interfaces[..], [only] if only.is_stream())
     }
 }
 
@@ -142,6 +140,13 @@ pub struct NetworkInterface {
     pub backend: NetworkBackend,
 }
 
+impl NetworkInterface {
+    /// Whether its frames go through a stream socket.
+    pub(crate) fn is_stream(&self) -> bool {
+        matches!(self.backend, NetworkBackend::Stream(_))
+    }
+}
+
 /// An opened descriptor with the frames of an interface.
 #[derive(Debug, Clone)]
 pub enum NetworkBackend {
@@ -151,4 +156,13 @@ pub enum NetworkBackend {
     /// A tap device. With `IFF_VNET_HDR`, checksums and segmentation are left to whoever is
     /// behind it.
     Tap(Arc<OwnedFd>),
+}
+
+impl NetworkBackend {
+    /// Whatever it is.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Stream(descriptor) | Self::Tap(descriptor) => descriptor.as_fd(),
+        }
+    }
 }

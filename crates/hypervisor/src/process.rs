@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -22,20 +23,27 @@ const KEPT_LINES: usize = 8;
 /// Bytes of one line of standard error.
 const LINE_LIMIT: u64 = 1024;
 
-/// Descriptors given to a child, numbered from [`FIRST_FD`] in the order in
-/// which they were added.
+/// Descriptors given to a child, and their numbers there.
 #[derive(Debug, Default)]
-pub(crate) struct Descriptors(Vec<OwnedFd>);
+pub(crate) struct Descriptors(Vec<(OwnedFd, i32)>);
 
 /// Below are the three standard streams.
 const FIRST_FD: i32 = 3;
 
 impl Descriptors {
-    /// Adds one and returns its number in the child.
+    /// Adds one and returns its number in the child, the first one that is free.
     pub(crate) fn add(&mut self, fd: impl Into<OwnedFd>) -> i32 {
-        self.0.push(fd.into());
-        // Not truncated: a machine has a handful of descriptors.
-        FIRST_FD + self.0.len() as i32 - 1
+        let taken = |number: &i32| self.0.iter().any(|(_, taken)| taken == number);
+        let number = (FIRST_FD..)
+            .find(|number| !taken(number))
+            .expect("a machine has a handful of descriptors");
+        self.0.push((fd.into(), number));
+        number
+    }
+
+    /// Adds one with a number that none of the others has.
+    pub(crate) fn add_as(&mut self, number: i32, fd: impl Into<OwnedFd>) {
+        self.0.push((fd.into(), number));
     }
 }
 
@@ -57,6 +65,7 @@ impl Process {
         arguments: Vec<OsString>,
         descriptors: Descriptors,
         network_namespace: Option<Arc<OwnedFd>>,
+        environment: &[(&str, &str)],
     ) -> Result<Self> {
         let failed = |source| Error::Spawn {
             program: format!("{name} ({})", program.display()),
@@ -65,7 +74,6 @@ impl Process {
         let mappings = descriptors
             .0
             .into_iter()
-            .zip(FIRST_FD..)
             .map(|(parent_fd, child_fd)| FdMapping {
                 parent_fd,
                 child_fd,
@@ -75,6 +83,7 @@ impl Process {
         command
             .args(arguments)
             .env_clear()
+            .envs(environment.iter().copied())
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -94,6 +103,7 @@ impl Process {
                     let network = Some(LinkNameSpaceType::Network);
                     rustix::thread::move_into_link_name_space(namespace.as_fd(), network)?;
                 }
+                keep_to_ourselves()?;
                 rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
                 // The parent may have ended before the signal was asked for.
                 if rustix::process::getppid() != Some(parent) {
@@ -104,7 +114,7 @@ impl Process {
         }
         command
             .fd_mappings(mappings)
-            .expect("descriptors are numbered one by one");
+            .expect("no two descriptors have one number");
         let mut child = command.spawn().map_err(failed)?;
         let stderr = Arc::default();
         let pipe = child
@@ -161,6 +171,24 @@ impl Process {
     }
 }
 
+/// Lets a program that is executed have no descriptor but those that it is given afterwards.
+/// Whoever called this one may have left some open.
+fn keep_to_ourselves() -> io::Result<()> {
+    // SAFETY: no memory is touched, and no descriptor is closed yet.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            FIRST_FD,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Reads standard error line by line and keeps the last ones.
 async fn keep(name: String, pipe: ChildStderr, kept: Arc<Mutex<VecDeque<String>>>) {
     let mut pipe = BufReader::new(pipe);
@@ -203,6 +231,7 @@ mod tests {
             vec!["-c".into(), script.into()],
             Descriptors::default(),
             None,
+            &[],
         )
         .expect("started");
         let status = process.wait().await;
@@ -226,6 +255,7 @@ mod tests {
             vec!["-c".into(), format!("cat <&{input} >&{output}").into()],
             descriptors,
             None,
+            &[],
         )
         .expect("started");
         (&ours).write_all(b"through").expect("written");
@@ -238,6 +268,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_the_caller_left_open_is_not_passed_on() {
+        let left = std::fs::File::open("/dev/null").expect("a file");
+        rustix::io::fcntl_setfd(&left, rustix::io::FdFlags::empty()).expect("set");
+        let number = std::os::fd::AsRawFd::as_raw_fd(&left);
+        let mut process = Process::spawn(
+            "sh",
+            Path::new("/bin/sh"),
+            vec![
+                "-c".into(),
+                format!("test ! -e /proc/self/fd/{number}").into(),
+            ],
+            Descriptors::default(),
+            None,
+            &[],
+        )
+        .expect("started");
+        assert!(process.wait().await.success());
+    }
+
+    #[tokio::test]
     async fn killed_is_gone() {
         let mut process = Process::spawn(
             "sleep",
@@ -245,6 +295,7 @@ mod tests {
             vec!["1000".into()],
             Descriptors::default(),
             None,
+            &[],
         )
         .expect("started");
         let pid = process.id().expect("runs");

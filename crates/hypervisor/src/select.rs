@@ -17,6 +17,8 @@ pub struct Selection<'a> {
     pub qemu_program: &'a Path,
     /// `caisson-devices`.
     pub devices_program: &'a Path,
+    /// Whether forks begin as copies of the process that runs their template, where they can.
+    pub process_copies: bool,
     /// Where the host's figures are kept until the next boot; see [`Host::load`].
     pub host_cache: &'a Path,
 }
@@ -68,6 +70,7 @@ pub fn select(wanted: &Selection<'_>) -> Result<Selected> {
         accelerator,
         tsc_khz: host.tsc_khz,
         processor: host.processor.clone(),
+        process_copies: wanted.process_copies,
     };
     Ok(Selected {
         hypervisor: Box::new(qemu),
@@ -98,6 +101,7 @@ mod tests {
             accelerator,
             qemu_program: Path::new("qemu-system-x86_64"),
             devices_program: Path::new("/nowhere/caisson-devices"),
+            process_copies: true,
             host_cache: cache,
         }
     }

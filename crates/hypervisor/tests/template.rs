@@ -39,6 +39,11 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
+        Self::with(true)
+    }
+
+    /// Whether forks begin as copies of their template's QEMU is to be said.
+    fn with(process_copies: bool) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let programs = std::env::var_os("CAISSON_TEST_PROGRAMS").map_or_else(
             || target().join("release"),
@@ -49,6 +54,7 @@ impl Fixture {
             accelerator: "tcg",
             qemu_program: Path::new("qemu-system-x86_64"),
             devices_program: &built(programs.join("caisson-devices")),
+            process_copies,
             host_cache: &folder.path().join("host.json"),
         });
         Self {
@@ -174,7 +180,7 @@ async fn a_fork_with_other_devices_than_the_last_has_them() {
 
 #[tokio::test]
 async fn a_state_that_is_no_state_is_told_apart_from_a_machine_that_ended() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::with(false);
     let template = fixture.template().await;
     fs::write(template.directory.join("state"), "rubbish").expect("written");
     let error = fixture
@@ -186,6 +192,32 @@ async fn a_state_that_is_no_state_is_told_apart_from_a_machine_that_ended() {
     let text = error.to_string();
     assert!(text.contains("continuing from the template"), "{text}");
     assert!(text.contains("migration"), "QEMU's words: {text}");
+}
+
+#[tokio::test]
+async fn a_process_that_cannot_be_copied_is_made_up_for() {
+    let fixture = Fixture::new();
+    let template = fixture.template().await;
+    let executed = |vm: &dyn RunningVm| {
+        let qemu = vm.processes()[0];
+        let program = fs::read_link(format!("/proc/{qemu}/exe")).expect("a link");
+        program.ends_with("qemu-system-x86_64")
+    };
+    let copy = fixture.fork(&template, "copy").await;
+    assert!(!executed(copy.as_ref()), "it is a copy");
+    // As if a library had been replaced.
+    let path = template.directory.join("process.json");
+    let image = fs::read_to_string(&path).expect("an image");
+    let mut image: serde_json::Value = serde_json::from_str(&image).expect("JSON");
+    image["files"][0]["inode"] = 1.into();
+    fs::write(&path, image.to_string()).expect("written");
+    let fork = fixture.fork(&template, "fork").await;
+    assert!(executed(fork.as_ref()), "it loads the state");
+    copy.connect(AGENT_PORT).await.expect("it lives on");
+    // The next one finds a template of which there can be copies.
+    let again = fixture.template().await;
+    let copy = fixture.fork(&again, "again").await;
+    assert!(!executed(copy.as_ref()), "it is a copy again");
 }
 
 #[tokio::test]

@@ -74,7 +74,7 @@ fn list(format: &str, settings: &Settings) -> Result<()> {
         return Ok(());
     }
     let mut table = Table::new([
-        "KEY", "CREATED", "CPUS", "MEMORY", "DEVICES", "ON DISK", "KERNEL",
+        "KEY", "CREATED", "CPUS", "MEMORY", "DEVICES", "FORKS", "ON DISK", "KERNEL",
     ]);
     for template in &templates {
         let kind = &template.recipe.kind;
@@ -84,6 +84,7 @@ fn list(format: &str, settings: &Settings) -> Result<()> {
             &kind.cpus.to_string(),
             &bytes(kind.memory),
             devices(template),
+            forks(template),
             &bytes(template.disk),
             &kind.kernel.display().to_string(),
         ]);
@@ -102,6 +103,7 @@ fn shown(template: &Description) -> serde_json::Value {
         "memory": kind.memory,
         "disks": kind.disks,
         "network": kind.network,
+        "forks": forks(template),
         "diskBytes": template.disk,
         "kernel": kind.kernel,
         "initramfs": kind.initramfs,
@@ -114,6 +116,14 @@ fn devices(template: &Description) -> &'static str {
         (true, true) => "disks, network",
         (true, false) => "disks",
         (false, _) => "none",
+    }
+}
+
+/// What its forks begin as.
+fn forks(template: &Description) -> &'static str {
+    match template.has_process() {
+        true => "process copies",
+        false => "states",
     }
 }
 

@@ -67,7 +67,7 @@ pub fn prepare(container: &Container, settings: &Settings, timing: &Timing) -> R
             ..Identity::default()
         },
         snapshot: None,
-        templates: (settings.template == "auto").then(|| settings.templates()),
+        templates: (settings.template != "off").then(|| settings.templates()),
         boot_deadline: Duration::from_secs(settings.boot_deadline),
         guest_log: container.guest_log(),
     };

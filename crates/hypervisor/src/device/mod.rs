@@ -81,7 +81,7 @@ pub(crate) fn vsock(
             .iter()
             .map(|port| format!("--host-port={port}").into()),
     );
-    let process = Process::spawn(VSOCK, program, arguments, descriptors, None)?;
+    let process = Process::spawn(VSOCK, program, arguments, descriptors, None, &[])?;
     Ok((
         Device {
             process,
@@ -131,7 +131,7 @@ pub(crate) fn fs(
         argument.push(&mount.source);
         arguments.push(argument);
     }
-    let process = Process::spawn(FS, program, arguments, descriptors, None)?;
+    let process = Process::spawn(FS, program, arguments, descriptors, None, &[])?;
     let device = Device {
         process,
         connection,

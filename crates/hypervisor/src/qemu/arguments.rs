@@ -19,8 +19,8 @@ pub(super) struct Inherited {
     pub(super) monitor: i32,
     /// How the machine begins.
     pub(super) begin: Begin,
-    /// What is in its disks, in the order of the configuration.
-    pub(super) disks: Vec<Medium>,
+    /// The files of its disks, in the order of the configuration.
+    pub(super) disks: Vec<i32>,
     /// Network interfaces that it has in the places of others, which come later.
     pub(super) stand_ins: Vec<StandIn<i32>>,
     /// Its other devices.
@@ -49,19 +49,6 @@ pub(super) struct BootFiles {
     pub(super) kernel: i32,
     pub(super) initramfs: i32,
 }
-
-/// What is in a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Medium {
-    /// An opened file.
-    File(i32),
-    /// Zeros, in the place of what a fork has.
-    Nothing,
-}
-
-/// Bytes of a disk of a template that has nothing in it. A fork's guest takes its disk to
-/// be as large, and is told of an error where it reads what is not there.
-const NOTHING: u64 = 1 << 44;
 
 /// Descriptors of devices.
 #[derive(Debug)]
@@ -184,21 +171,11 @@ fn add_devices(list: &mut List, config: &VmConfig, devices: &Devices, begin: Beg
 }
 
 /// A template that has disks has them where its forks have theirs.
-fn add_disks(list: &mut List, config: &VmConfig, media: &[Medium]) {
-    let disks = config.disks.iter().zip(media).zip(slot::disks());
-    for (index, ((disk, medium), slot)) in disks.enumerate() {
-        let file = match medium {
-            Medium::File(fd) => {
-                list.option("-add-fd", format!("fd={fd},set={index}"));
-                disk_file(index, "file", disk.read_only)
-            }
-            Medium::Nothing => json!({
-                "driver": "null-co",
-                "size": NOTHING,
-                "read-zeroes": true,
-                "read-only": disk.read_only,
-            }),
-        };
+fn add_disks(list: &mut List, config: &VmConfig, files: &[i32]) {
+    let disks = config.disks.iter().zip(files).zip(slot::disks());
+    for (index, ((disk, fd), slot)) in disks.enumerate() {
+        list.option("-add-fd", format!("fd={fd},set={index}"));
+        let file = disk_file(index, "file", disk.read_only);
         let node = disk_node(index, file, disk.read_only);
         list.option("-blockdev", node.to_string());
         let device = disk_device(index, &disk.serial, slot);
@@ -265,7 +242,10 @@ fn add_networks(list: &mut List, config: &VmConfig, inherited: &Inherited) {
             "-netdev",
             netdev(interface, slot, &fd.to_string()).to_string(),
         );
-        if stand_ins.iter().all(|stand_in| stand_in.slot != slot) {
+        // A template's guest has an interface only if its forks' have just the same.
+        let later =
+            matches!(inherited.begin, Begin::Template { .. }) && !config.has_plain_network();
+        if !later && stand_ins.iter().all(|stand_in| stand_in.slot != slot) {
             list.option("-device", network_device(interface, slot).to_string());
         }
     }

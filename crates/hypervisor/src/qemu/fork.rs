@@ -2,14 +2,17 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::MemfdFlags;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
-use super::arguments::{Begin, approve, vhost_user_devices};
+use super::arguments::{Begin, SHARE, VSOCK, approve, netdev, network_device, vhost_user_devices};
 use super::freeze;
+use super::image::ProcessImage;
 use super::interface::Renewal;
 use super::machine::{Machine, Parts};
 use super::medium;
@@ -18,9 +21,9 @@ use super::share::{self, Attached};
 use super::slot::{self, Slot};
 use super::snapshot::{Devices, Forked};
 use super::sockets::Sockets;
-use super::{Qemu, file, guest, open};
+use super::{Connections, Qemu, file, guest, open};
 use crate::template::{DISK, MEMORY, STATE, Template, copy_written};
-use crate::{Error, Result, VmConfig};
+use crate::{Error, NetworkInterface, OpenDisk, Result, VmConfig};
 
 /// The memory that a fork begins with.
 enum Memory {
@@ -30,9 +33,41 @@ enum Memory {
     Copy { template: File, copy: File },
 }
 
+/// Where the state of a machine is.
+enum State {
+    /// In a file, which QEMU has under this number.
+    Load(i32),
+    /// In QEMU, which is the copy of another one. It is not connected to its devices.
+    There(Connections),
+}
+
 /// Forks a template, or copies a snapshot. The machine runs when this returns; the agent of
 /// a copy has been told to go on.
 pub(super) async fn fork(qemu: &Qemu, template: &Template, config: &VmConfig) -> Result<Machine> {
+    let image = match qemu.process_copies {
+        true => ProcessImage::read(&template.directory)?,
+        false => None,
+    };
+    let Some(image) = image else {
+        return begin(qemu, template, config, None).await;
+    };
+    match begin(qemu, template, config, Some(&image)).await {
+        Ok(machine) => Ok(machine),
+        Err(error) => {
+            tracing::warn!(%error, "no copy of QEMU's process came up; there will be no more of them");
+            ProcessImage::remove(&template.directory)?;
+            begin(qemu, template, config, None).await
+        }
+    }
+}
+
+/// As [`fork`], with a QEMU that is executed or the copy of another.
+async fn begin(
+    qemu: &Qemu,
+    template: &Template,
+    config: &VmConfig,
+    image: Option<&ProcessImage>,
+) -> Result<Machine> {
     // The file system device maps the memory, which must then be this machine's own. The
     // vsock device can do without.
     let private = config.share.is_none();
@@ -43,8 +78,6 @@ pub(super) async fn fork(qemu: &Qemu, template: &Template, config: &VmConfig) ->
     let mounted = config.new_disk().map(|_| template.directory.join(DISK));
     medium::make_new(config, mounted.as_deref())?;
     let memory = memory(&template.directory.join(MEMORY), private)?;
-    let state_path = template.directory.join(STATE);
-    let state = open(&state_path, true)?;
     let driver = known.as_ref().and_then(|known| known.share.clone());
     let files = match driver {
         Some(_) => Some(share::files(&template.directory)?),
@@ -57,25 +90,35 @@ pub(super) async fn fork(qemu: &Qemu, template: &Template, config: &VmConfig) ->
     };
     let connections = sockets.as_ref().map(Sockets::state).transpose()?;
     let devices = qemu.devices(config, &guest, private, connections, files)?;
-    let mut state_number = 0;
-    let renewal = match &known {
-        Some(known) => Renewal::plan(config, &known.interfaces)?,
-        None => Renewal::none(config),
+    let own_memory = match &memory {
+        Memory::Template(memory) => memory,
+        Memory::Copy { copy, .. } => copy,
     };
-    let mut parts = qemu.start(config, devices, renewal, |descriptors| {
-        state_number = descriptors.add(state);
-        let memory = match &memory {
-            Memory::Template(memory) => memory,
-            Memory::Copy { copy, .. } => copy,
-        };
-        let memory = memory
-            .try_clone()
-            .map_err(Error::host("cannot pass the memory on"))?;
-        Ok(Begin::Fork {
-            memory: descriptors.add(memory),
-            private,
-        })
-    })?;
+    let (mut parts, state) = match image {
+        Some(image) => {
+            let (parts, connections) = qemu.copy(config, devices, image, own_memory, private)?;
+            (parts, State::There(connections))
+        }
+        None => {
+            let state = open(&template.directory.join(STATE), true)?;
+            let renewal = match &known {
+                Some(known) => Renewal::plan(config, &known.interfaces)?,
+                None => Renewal::none(config),
+            };
+            let mut state_number = 0;
+            let parts = qemu.start(config, devices, renewal, |descriptors| {
+                state_number = descriptors.add(state);
+                let memory = own_memory
+                    .try_clone()
+                    .map_err(Error::host("cannot pass the memory on"))?;
+                Ok(Begin::Fork {
+                    memory: descriptors.add(memory),
+                    private,
+                })
+            })?;
+            (parts, State::Load(state_number))
+        }
+    };
     let memory = match memory {
         Memory::Template(memory) => memory,
         // While QEMU makes its machine.
@@ -93,14 +136,21 @@ pub(super) async fn fork(qemu: &Qemu, template: &Template, config: &VmConfig) ->
         files.loaded().await?;
     }
     let resumed = async {
-        resume(&mut parts, state_number, config, private).await?;
+        let runs = matches!(state, State::Load(_));
+        match state {
+            State::Load(number) => resume(&mut parts, number, config, private).await?,
+            State::There(connections) => connect(&mut parts, connections, config, private).await?,
+        }
         if let Some(sockets) = &sockets {
             sockets.tell(&mut parts.monitor).await?;
         }
-        match &driver {
-            Some(driver) => driver.tell(&mut parts.monitor, slot::SHARE).await,
-            None => Ok(()),
+        if let Some(driver) = &driver {
+            driver.tell(&mut parts.monitor, slot::SHARE).await?;
         }
+        if !runs {
+            parts.monitor.execute("cont", json!({})).await?;
+        }
+        Ok(())
     };
     if let Err(error) = resumed.await {
         return Err(freeze::failed(parts.qemu, "continuing from the template", error).await);
@@ -159,6 +209,64 @@ pub(super) fn process_memory(pid: u32) -> Result<File> {
         .write(true)
         .open(&path)
         .map_err(file(Path::new(&path)))
+}
+
+/// Plugs into a copy of a template's QEMU what its template has not. The CPUs stand still.
+async fn connect(
+    parts: &mut Parts,
+    connections: Connections,
+    config: &VmConfig,
+    foreign_memory: bool,
+) -> io::Result<()> {
+    let monitor = &mut parts.monitor;
+    monitor.connect(VSOCK, connections.vsock.as_fd()).await?;
+    if let Some(share) = &connections.share {
+        monitor.connect(SHARE, share.as_fd()).await?;
+    }
+    // It has answered: its memory is that of the copy.
+    if foreign_memory {
+        give_memory(parts).await.map_err(io::Error::other)?;
+    }
+    let monitor = &mut parts.monitor;
+    for (slot, device) in vhost_user_devices(config) {
+        plug(monitor, slot, device).await?;
+    }
+    if config.new_disk().is_none() {
+        for (disk, slot) in config.disks.iter().zip(slot::disks()) {
+            let file = open(&disk.path, disk.read_only).map_err(io::Error::other)?;
+            let disk = OpenDisk {
+                file: Arc::new(file),
+                serial: disk.serial.clone(),
+                read_only: disk.read_only,
+            };
+            super::disk::plug(monitor, &disk, slot).await?;
+        }
+    }
+    if !config.has_plain_network() {
+        let mut streams = true;
+        for (interface, slot) in config.interfaces.iter().zip(slot::networks()) {
+            streams &= interface.is_stream();
+            match streams {
+                // The template has its other end.
+                true => plug(monitor, slot, network_device(interface, slot)).await?,
+                false => plug_network(monitor, interface, slot).await?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Plugs a network interface into a machine.
+pub(super) async fn plug_network(
+    monitor: &mut Monitor,
+    interface: &NetworkInterface,
+    slot: Slot,
+) -> io::Result<()> {
+    let name = slot.netdev();
+    monitor.give(&name, interface.backend.descriptor()).await?;
+    let netdev = netdev(interface, slot, &name);
+    monitor.execute("netdev_add", netdev).await?;
+    plug(monitor, slot, network_device(interface, slot)).await
 }
 
 /// Loads the state and plugs the other devices in. The CPUs run, but the agent sleeps.

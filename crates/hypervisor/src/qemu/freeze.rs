@@ -5,33 +5,38 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use caisson_protocol::LOG_PORT;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::arguments::{self, Begin, BootFiles, Inherited, Medium};
+use super::arguments::{self, Begin, BootFiles, Inherited};
 use super::console::Console;
-use super::interface::StandIn;
+use super::image::{ProcessImage, Role, Roles};
+use super::jail::Beginning;
 use super::monitor::Monitor;
 use super::slot;
 use super::snapshot;
 use super::sockets::{self, Sockets};
-use super::{Accelerator, Qemu, boot_files, file, guest, jail, medium, pair};
+use super::{Accelerator, Qemu, boot_files, file, guest, jail, medium, networks, pair};
 use crate::device::{self, Control};
 use crate::process::{Descriptors, Process};
 use crate::template::{self, FileIdentity, LOG_LIMIT, MEMORY, Recipe, STATE};
-use crate::{Error, Result, VmConfig};
+use crate::{Error, NetworkBackend, NetworkInterface, Result, VmConfig};
 
 /// Changes whenever a template is made or used in another way.
-const RECIPE: u32 = 4;
+const RECIPE: u32 = 5;
 
 /// Most bytes that a guest may say before it is ready.
 const CONSOLE_LIMIT: usize = 1 << 20;
 
 /// Address of a template's guest: the first that is a guest's (virtio 1.2, 5.10.4).
 const GUEST: u64 = 3;
+
+/// Hardware address of a template's interface. Forks' guests are told theirs.
+const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
 
 /// What the guest has put off until it is idle is done once, not in each fork.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -42,7 +47,7 @@ pub(super) fn recipe(qemu: &Qemu, config: &VmConfig) -> Result<Recipe> {
     // The frequency is measured anew with each boot of the host. A difference of less
     // than a thousandth is noise.
     let tsc_khz = qemu.tsc_khz / 1000 * 1000;
-    let model = model(config);
+    let Model { config: model, .. } = Model::of(config)?;
     let inherited = Inherited {
         console: 0,
         monitor: 0,
@@ -53,9 +58,9 @@ pub(super) fn recipe(qemu: &Qemu, config: &VmConfig) -> Result<Recipe> {
             },
             memory: 0,
         },
-        disks: vec![Medium::Nothing; model.disks.len()],
-        stand_ins: networks(config),
-        devices: devices(0),
+        disks: vec![0; model.disks.len()],
+        stand_ins: Vec::new(),
+        devices: devices(0, vec![0; model.interfaces.len()]),
     };
     let arguments = arguments::arguments(&model, qemu.accelerator, tsc_khz, &inherited);
     let arguments: Vec<_> = arguments
@@ -83,45 +88,62 @@ pub(super) fn recipe(qemu: &Qemu, config: &VmConfig) -> Result<Recipe> {
 }
 
 /// The machine that becomes a template: whatever is one sandbox's own is left out. Of
-/// its disks, it has the places and a new file system.
-fn model(config: &VmConfig) -> VmConfig {
-    let disks = match config.new_disk() {
-        Some(_) => config.disks.clone(),
-        None => Vec::new(),
-    };
-    VmConfig {
-        name: "template".to_owned(),
-        disks,
-        share: None,
-        interfaces: Vec::new(),
-        network_namespace: None,
-        host_ports: vec![LOG_PORT],
-        cid: GUEST,
-        ..config.clone()
+/// its disks, it has the places and a new file system; of streams of frames, QEMU's ends.
+struct Model {
+    config: VmConfig,
+    /// Where the streams lead: nobody reads or writes there.
+    _nowhere: Vec<UnixStream>,
+}
+
+impl Model {
+    fn of(config: &VmConfig) -> Result<Self> {
+        let disks = match config.new_disk() {
+            Some(_) => config.disks.clone(),
+            None => Vec::new(),
+        };
+        let mut nowhere = Vec::new();
+        let mut interfaces = Vec::new();
+        // What can come later does (see `netdev`). Nobody has a stream after a tap.
+        let streams = config.interfaces.iter();
+        for _ in streams.take_while(|interface| interface.is_stream()) {
+            let (frames, other) =
+                UnixStream::pair().map_err(Error::host("cannot make a socket pair"))?;
+            nowhere.push(other);
+            interfaces.push(NetworkInterface {
+                mac: MAC,
+                backend: NetworkBackend::Stream(Arc::new(frames.into())),
+            });
+        }
+        let config = VmConfig {
+            name: "template".to_owned(),
+            disks,
+            share: None,
+            interfaces,
+            network_namespace: None,
+            host_ports: vec![LOG_PORT],
+            cid: GUEST,
+            ..config.clone()
+        };
+        Ok(Self {
+            config,
+            _nowhere: nowhere,
+        })
     }
 }
 
-/// Interfaces of a template: one that leads nowhere, if its forks have one that promises
-/// nothing.
-fn networks(config: &VmConfig) -> Vec<StandIn<i32>> {
-    let count = usize::from(config.has_plain_network());
-    let slots = slot::networks().take(count);
-    slots.map(|slot| StandIn { slot, tap: None }).collect()
-}
-
-/// The only device that another process serves.
-fn devices(vsock: i32) -> arguments::Devices {
+/// The only device that another process serves, and where frames go.
+fn devices(vsock: i32, networks: Vec<i32>) -> arguments::Devices {
     arguments::Devices {
         vsock,
         share: None,
-        networks: Vec::new(),
+        networks,
     }
 }
 
 /// Makes a template's files in `directory`.
 pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> Result<()> {
-    let stand_ins = networks(config);
-    let config = model(config);
+    let model = Model::of(config)?;
+    let config = &model.config;
     let make = |name: &str, read| {
         let path = directory.join(name);
         File::options()
@@ -147,17 +169,25 @@ pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> 
     let (vsock, control) = device::vsock(
         &qemu.devices_program,
         directory,
-        &guest(&config),
+        &guest(config),
         false,
         Some(given),
     )?;
     let mut descriptors = Descriptors::default();
-    let (disks, disk) = medium::template(&config, directory, &mut descriptors)?;
+    let mut roles = Roles::default();
+    roles.note(Role::Console, &qemu_console)?;
+    roles.note(Role::Monitor, &qemu_monitor)?;
+    roles.note(Role::Memory, &memory)?;
+    let (disks, disk) = medium::template(config, directory, &mut descriptors, &mut roles)?;
+    for (number, interface) in config.interfaces.iter().enumerate() {
+        roles.note(Role::Network(number), interface.backend.descriptor())?;
+    }
+    let files = boot_files(config, &mut descriptors, &mut roles)?;
     let inherited = Inherited {
         console: descriptors.add(qemu_console),
         monitor: descriptors.add(qemu_monitor),
         begin: Begin::Template {
-            files: boot_files(&config, &mut descriptors)?,
+            files,
             memory: descriptors.add(
                 memory
                     .try_clone()
@@ -165,19 +195,24 @@ pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> 
             ),
         },
         disks,
-        stand_ins,
-        devices: devices(descriptors.add(vsock.connection)),
+        stand_ins: Vec::new(),
+        devices: devices(
+            descriptors.add(vsock.connection),
+            networks(config, &mut descriptors)?,
+        ),
     };
-    let arguments = arguments::arguments(&config, qemu.accelerator, qemu.tsc_khz, &inherited);
-    let mut process = jail::spawn(qemu, arguments, descriptors, None)?;
+    let arguments = arguments::arguments(config, qemu.accelerator, qemu.tsc_khz, &inherited);
+    let mut process = jail::spawn(qemu, Beginning::Executed(arguments), descriptors, None)?;
     let mut monitor = Monitor::new(monitor);
 
+    // Whichever end is seen first, what the guest said before is known.
+    let mut said = Vec::new();
     let connected = tokio::select! {
         connected = connected(&control) => match connected {
-            Err(Error::Ended) => Err(end(&mut console).await),
+            Err(Error::Ended) => Err(end(&mut console, &mut said).await),
             connected => connected.map_err(io::Error::other),
         },
-        ended = end(&mut console) => Err(ended),
+        ended = end(&mut console, &mut said) => Err(ended),
     };
     let (log, connections) = match connected {
         Ok(connected) => connected,
@@ -186,7 +221,15 @@ pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> 
     tokio::time::sleep(SETTLE).await;
     let frozen = async {
         monitor.execute("stop", json!({})).await?;
-        let sockets = Sockets::detach(&config, &mut monitor, &control, &sockets).await?;
+        let sockets = Sockets::detach(config, &mut monitor, &control, &sockets).await?;
+        // A machine of the kernel's could not be copied with the process.
+        if qemu.accelerator == Accelerator::Tcg {
+            let made = ProcessImage::make(qemu, &process, &roles, directory).await;
+            if let Err(error) = made {
+                // What cannot be copied here is no fault: forks load the state.
+                tracing::info!(%error, "forks will not begin as copies of QEMU's process");
+            }
+        }
         snapshot::save(&mut monitor, &state).await?;
         Ok(sockets)
     };
@@ -226,8 +269,7 @@ fn keep(log: UnixStream, path: &Path) -> io::Result<()> {
 }
 
 /// Waits until the guest says no more, which it does not live to do.
-async fn end(console: &mut (impl AsyncRead + Unpin)) -> io::Error {
-    let mut said = Vec::new();
+async fn end(console: &mut (impl AsyncRead + Unpin), said: &mut Vec<u8>) -> io::Error {
     let mut buffer = vec![0; 4096];
     while said.len() < CONSOLE_LIMIT {
         match console.read(&mut buffer).await {
@@ -238,7 +280,7 @@ async fn end(console: &mut (impl AsyncRead + Unpin)) -> io::Error {
     }
     io::Error::other(format!(
         "the guest did not get ready; it said: {}",
-        Console::last_words(&said)
+        Console::last_words(said)
     ))
 }
 
@@ -270,7 +312,8 @@ mod tests {
         let text = b"Kernel panic - not syncing: \x1b[2Jwhat\r\n";
         guest.write_all(text).await.expect("written");
         drop(guest);
-        let error = end(&mut host).await;
+        let mut said = b"before\r\n".to_vec();
+        let error = end(&mut host, &mut said).await;
         assert!(
             error.to_string().ends_with("not syncing: [2Jwhat"),
             "{error}"

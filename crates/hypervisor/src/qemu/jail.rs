@@ -35,10 +35,23 @@ const VISIBLE: [&str; 9] = [
     "/dev/urandom",
 ];
 
+/// How QEMU begins.
+pub(super) enum Beginning {
+    /// It is executed with these arguments.
+    Executed(Vec<OsString>),
+    /// It is a copy of another one.
+    Copied {
+        /// Arguments that tell its jailer of the other one.
+        of: Vec<String>,
+        /// Name of its machine, as it is shown.
+        name: String,
+    },
+}
+
 /// Starts QEMU in its jail: without a network, or in a namespace that is the guest's.
 pub(super) fn spawn(
     qemu: &Qemu,
-    arguments: Vec<OsString>,
+    beginning: Beginning,
     descriptors: Descriptors,
     network_namespace: Option<Arc<OwnedFd>>,
 ) -> Result<Process> {
@@ -57,11 +70,26 @@ pub(super) fn spawn(
     if qemu.accelerator == Accelerator::Kvm {
         line.push("--device=/dev/kvm".into());
     }
+    let arguments = match beginning {
+        Beginning::Executed(arguments) => arguments,
+        Beginning::Copied { of, name } => {
+            line.extend(of.into_iter().map(OsString::from));
+            vec!["-name".into(), format!("guest={name}").into()]
+        }
+    };
     line.push("--".into());
     line.push(qemu.program.clone().into());
     line.extend(arguments);
     let program = &qemu.devices_program;
-    Process::spawn("QEMU", program, line, descriptors, network_namespace)
+    let environment = [("GLIBC_TUNABLES", caisson_checkpoint::TUNABLES)];
+    Process::spawn(
+        "QEMU",
+        program,
+        line,
+        descriptors,
+        network_namespace,
+        &environment,
+    )
 }
 
 /// Opens a file that QEMU opens again by its descriptor, under a user who owns nothing.

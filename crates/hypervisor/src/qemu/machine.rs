@@ -1,7 +1,6 @@
 //! A machine that runs: QEMU and its device processes, watched until the end.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitStatus;
@@ -14,7 +13,7 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::arguments::{approve, netdev, network_device};
+use super::arguments::{approve, network_device};
 use super::console::Console;
 use super::disk;
 use super::fork;
@@ -25,8 +24,7 @@ use super::snapshot::{self, Forked};
 use crate::device::{Control, State};
 use crate::process::Process;
 use crate::{
-    Error, ExitReason, NetworkBackend, NetworkInterface, OpenDisk, PausedVm, Result, RunningVm,
-    WhileStill,
+    Error, ExitReason, NetworkInterface, OpenDisk, PausedVm, Result, RunningVm, WhileStill,
 };
 
 /// A device process ends when QEMU does, and may be seen to end first: how long
@@ -154,14 +152,8 @@ impl Machine {
     }
 
     async fn plug_into(&self, interface: &NetworkInterface, slot: Slot) -> io::Result<()> {
-        let (NetworkBackend::Stream(frames) | NetworkBackend::Tap(frames)) = &interface.backend;
-        let name = slot.netdev();
         let mut monitor = self.monitor.lock().await;
-        monitor.give(&name, frames.as_fd()).await?;
-        monitor
-            .execute("netdev_add", netdev(interface, slot, &name))
-            .await?;
-        fork::plug(&mut monitor, slot, network_device(interface, slot)).await
+        fork::plug_network(&mut monitor, interface, slot).await
     }
 
     async fn unplug_from(&self, slot: Slot) -> io::Result<()> {

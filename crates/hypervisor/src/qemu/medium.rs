@@ -3,14 +3,17 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::arguments::Medium;
+use rustix::fs::MemfdFlags;
+
+use super::image::{Role, Roles};
 use super::{file, open};
 use crate::process::Descriptors;
 use crate::template::copy_file;
-use crate::{Disk, Result, VmConfig};
+use crate::{Disk, Error, Result, VmConfig};
 
 /// Makes the new disks of a machine. Of a fork whose template has one, it is a copy of
 /// `template`: that is the one which the guest has mounted.
@@ -45,14 +48,18 @@ fn unfinished(path: &Path) -> PathBuf {
 }
 
 /// Opens the disks of a machine.
-pub(super) fn all(config: &VmConfig, descriptors: &mut Descriptors) -> Result<Vec<Medium>> {
+pub(super) fn all(config: &VmConfig, descriptors: &mut Descriptors) -> Result<Vec<i32>> {
     let open = |disk: &Disk| open(&disk.path, disk.read_only);
     config
         .disks
         .iter()
-        .map(|disk| open(disk).map(|file| Medium::File(descriptors.add(file))))
+        .map(|disk| open(disk).map(|file| descriptors.add(file)))
         .collect()
 }
+
+/// Bytes of a disk of a template that has nothing in it. A fork's guest takes its disk to
+/// be as large, and finds zeros or an error where it reads what is not there.
+const NOTHING: u64 = 1 << 44;
 
 /// Opens those of a template, of which each fork has a copy of the new one. In the others
 /// it has nothing: images are attached to forks alone.
@@ -60,20 +67,31 @@ pub(super) fn template(
     config: &VmConfig,
     directory: &Path,
     descriptors: &mut Descriptors,
-) -> Result<(Vec<Medium>, Option<File>)> {
+    roles: &mut Roles,
+) -> Result<(Vec<i32>, Option<File>)> {
     let Some(empty) = config.new_disk().and_then(|disk| disk.new.as_ref()) else {
         return Ok((Vec::new(), None));
     };
     let path = directory.join(crate::template::DISK);
     copy(empty, &path).map_err(file(&path))?;
     let opened = open(&path, false)?;
-    let given = opened.try_clone().map_err(file(&path))?;
-    let new = Medium::File(descriptors.add(given));
-    let media = config.disks.iter().map(|disk| match disk.new {
-        Some(_) => new,
-        None => Medium::Nothing,
-    });
-    Ok((media.collect(), Some(opened)))
+    let mut media = Vec::new();
+    for (number, disk) in config.disks.iter().enumerate() {
+        let given = match disk.new {
+            Some(_) => opened.try_clone().map_err(file(&path))?,
+            None => nothing().map_err(Error::host("cannot make a disk for a template"))?,
+        };
+        roles.note(Role::Disk(number), &given)?;
+        media.push(descriptors.add(given));
+    }
+    Ok((media, Some(opened)))
+}
+
+/// Zeros that can be read.
+fn nothing() -> io::Result<File> {
+    let file = File::from(rustix::fs::memfd_create("nothing", MemfdFlags::CLOEXEC)?);
+    file.set_len(NOTHING)?;
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod disk;
 mod driver;
 mod fork;
 mod freeze;
+mod image;
 mod interface;
 mod jail;
 mod machine;
@@ -29,11 +30,13 @@ use tokio::net::UnixStream;
 
 use self::arguments::{Begin, BootFiles, Inherited};
 use self::console::Console;
+use self::image::{ProcessImage, Role, Roles};
 use self::interface::{Renewal, StandIn};
+use self::jail::Beginning;
 use self::machine::{Machine, Parts};
 use self::monitor::Monitor;
 use crate::device::{Control, Device, Guest, State};
-use crate::process::Descriptors;
+use crate::process::{Descriptors, Process};
 use crate::template::{Recipe, Template};
 use crate::{
     Error, Hypervisor, NetworkBackend, NetworkInterface, Result, RunningVm, VmConfig, device,
@@ -70,6 +73,8 @@ pub struct Qemu {
     pub tsc_khz: u32,
     /// Processor and kernel of the host, on which a guest depends with KVM.
     pub processor: String,
+    /// Whether forks may begin as copies of their template's QEMU.
+    pub process_copies: bool,
 }
 
 #[async_trait]
@@ -84,7 +89,8 @@ impl Hypervisor for Qemu {
         let devices = self.devices(config, &guest(config), false, None, None)?;
         let renewal = Renewal::none(config);
         let parts = self.start(config, devices, renewal, |descriptors| {
-            Ok(Begin::Boot(boot_files(config, descriptors)?))
+            let files = boot_files(config, descriptors, &mut Roles::default())?;
+            Ok(Begin::Boot(files))
         })?;
         Ok(Box::new(Machine::start(parts)))
     }
@@ -109,6 +115,71 @@ struct DeviceProcesses {
     vsock: Device,
     control: Control,
     share: Option<(Device, State)>,
+}
+
+/// The same, when QEMU is given their connections.
+struct ConnectedDevices {
+    processes: Vec<Process>,
+    control: Control,
+    /// What the file system device knows of the guest.
+    files: Option<State>,
+}
+
+/// QEMU's ends of the connections to its device processes.
+struct Connections {
+    vsock: std::os::unix::net::UnixStream,
+    share: Option<std::os::unix::net::UnixStream>,
+}
+
+impl DeviceProcesses {
+    fn connections(self) -> (ConnectedDevices, Connections) {
+        let (share, files) = self.share.unzip();
+        let (share, share_connection) = share
+            .map(|device| (device.process, device.connection))
+            .unzip();
+        let devices = ConnectedDevices {
+            processes: std::iter::once(self.vsock.process).chain(share).collect(),
+            control: self.control,
+            files,
+        };
+        let connections = Connections {
+            vsock: self.vsock.connection,
+            share: share_connection,
+        };
+        (devices, connections)
+    }
+}
+
+impl ConnectedDevices {
+    /// The parts of a machine.
+    fn with(
+        self,
+        config: &VmConfig,
+        qemu: Process,
+        monitor: Monitor,
+        console_stream: UnixStream,
+        renewal: Renewal,
+    ) -> Result<Parts> {
+        let console_file = File::create(&config.console).map_err(file(&config.console))?;
+        let console = Console::default();
+        let (from_guest, to_guest) = console_stream.into_split();
+        let recorder = tokio::spawn(console.clone().record(from_guest, console_file));
+        Ok(Parts {
+            qemu,
+            devices: self.processes,
+            control: self.control,
+            monitor,
+            console,
+            recorder,
+            to_guest,
+            occupied: slot::Occupied::of(config, &renewal.promised),
+            renewal,
+            host_ports: config.host_ports.clone(),
+            files: self.files,
+            forked: None,
+            new_devices: Vec::new(),
+        })
+    }
 }
 
 impl Qemu {
@@ -168,14 +239,9 @@ impl Qemu {
         renewal: Renewal,
         begin: impl FnOnce(&mut Descriptors) -> Result<Begin>,
     ) -> Result<Parts> {
-        let (console_stream, qemu_console) = pair()?;
+        let (console, qemu_console) = pair()?;
         let (monitor, qemu_monitor) = pair()?;
-        let console_file = File::create(&config.console).map_err(file(&config.console))?;
-        let (share, files) = devices.share.unzip();
-        let (share, share_connection) = share
-            .map(|device| (device.process, device.connection))
-            .unzip();
-
+        let (devices, connections) = devices.connections();
         let mut descriptors = Descriptors::default();
         let inherited = Inherited {
             console: descriptors.add(qemu_console),
@@ -184,35 +250,55 @@ impl Qemu {
             disks: medium::all(config, &mut descriptors)?,
             stand_ins: stand_ins(&renewal, &mut descriptors)?,
             devices: arguments::Devices {
-                vsock: descriptors.add(devices.vsock.connection),
-                share: share_connection.map(|connection| descriptors.add(connection)),
+                vsock: descriptors.add(connections.vsock),
+                share: connections
+                    .share
+                    .map(|connection| descriptors.add(connection)),
                 networks: networks(config, &mut descriptors)?,
             },
         };
         let arguments = arguments::arguments(config, self.accelerator, self.tsc_khz, &inherited);
         let namespace = config.network_namespace.clone();
-        let qemu = jail::spawn(self, arguments, descriptors, namespace)?;
+        let qemu = jail::spawn(self, Beginning::Executed(arguments), descriptors, namespace)?;
+        let monitor = Monitor::new(monitor);
+        devices.with(config, qemu, monitor, console, renewal)
+    }
 
-        let console = Console::default();
-        let (from_guest, to_guest) = console_stream.into_split();
-        let recorder = tokio::spawn(console.clone().record(from_guest, console_file));
-        Ok(Parts {
-            qemu,
-            devices: std::iter::once(devices.vsock.process)
-                .chain(share)
-                .collect(),
-            control: devices.control,
-            monitor: Monitor::new(monitor),
-            console,
-            recorder,
-            to_guest,
-            occupied: slot::Occupied::of(config, &renewal.promised),
-            renewal,
-            host_ports: config.host_ports.clone(),
-            files,
-            forked: None,
-            new_devices: Vec::new(),
-        })
+    /// Starts a copy of a template's QEMU, which has neither connections to devices nor
+    /// interfaces that its template has not.
+    fn copy(
+        &self,
+        config: &VmConfig,
+        devices: DeviceProcesses,
+        image: &ProcessImage,
+        memory: &File,
+        private: bool,
+    ) -> Result<(Parts, Connections)> {
+        let (console, qemu_console) = pair()?;
+        let (monitor, qemu_monitor) = pair()?;
+        let mut descriptors = Descriptors::default();
+        let mut arguments = image.give(&mut descriptors, |role| {
+            let socket = match role {
+                Role::Console => &qemu_console,
+                Role::Monitor => &qemu_monitor,
+                role => return image::own(config, memory, role),
+            };
+            image::duplicate(socket)
+        })?;
+        if private {
+            arguments.push(image::PRIVATE.to_owned());
+        }
+        let namespace = config.network_namespace.clone();
+        let beginning = Beginning::Copied {
+            of: arguments,
+            name: config.name.clone(),
+        };
+        let qemu = jail::spawn(self, beginning, descriptors, namespace)?;
+        let (devices, connections) = devices.connections();
+        let monitor = Monitor::resumed(monitor);
+        let renewal = Renewal::none(config);
+        let parts = devices.with(config, qemu, monitor, console, renewal)?;
+        Ok((parts, connections))
     }
 }
 
@@ -224,10 +310,19 @@ fn guest(config: &VmConfig) -> Guest {
     }
 }
 
-fn boot_files(config: &VmConfig, descriptors: &mut Descriptors) -> Result<BootFiles> {
+fn boot_files(
+    config: &VmConfig,
+    descriptors: &mut Descriptors,
+    roles: &mut Roles,
+) -> Result<BootFiles> {
+    let mut open = |role, path| {
+        let file = jail::open_for_all(path)?;
+        roles.note(role, &file)?;
+        Ok(descriptors.add(file))
+    };
     Ok(BootFiles {
-        kernel: descriptors.add(jail::open_for_all(&config.kernel)?),
-        initramfs: descriptors.add(jail::open_for_all(&config.initramfs)?),
+        kernel: open(Role::Kernel, &config.kernel)?,
+        initramfs: open(Role::Initramfs, &config.initramfs)?,
     })
 }
 

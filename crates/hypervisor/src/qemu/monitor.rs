@@ -41,6 +41,14 @@ impl Monitor {
         }
     }
 
+    /// Takes a connection to a QEMU that goes on: another one has negotiated with it.
+    pub(super) fn resumed(stream: UnixStream) -> Self {
+        Self {
+            negotiated: true,
+            ..Self::new(stream)
+        }
+    }
+
     /// Runs a command and returns its answer.
     pub(super) async fn execute(&mut self, command: &str, arguments: Value) -> io::Result<Value> {
         self.negotiate().await?;

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::recipe::{FileIdentity, Recipe, hexadecimal};
-use super::{DISK, MEMORY, SOCKETS, STATE};
+use super::{DISK, GIVEN, MEMORY, PAGES, PROCESS, SOCKETS, STATE};
 
 /// Name of the file that holds it: a template without one is not complete.
 const FILE: &str = "template.json";
@@ -32,7 +32,10 @@ pub struct Description {
     /// Identity of the disk's file, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mounted_disk: Option<String>,
-    /// SHA-256 of the state, with the connections after it.
+    /// Identity of the file with the memory of the machine's process, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pages: Option<String>,
+    /// SHA-256 of the state, with what else is read at each start after it.
     state_sha256: String,
 }
 
@@ -42,7 +45,8 @@ impl Description {
         let memory = directory.join(MEMORY);
         let state = directory.join(STATE);
         let disk = directory.join(DISK);
-        let files = [&memory, &state, &disk];
+        let pages = directory.join(PAGES);
+        let files = [&memory, &state, &disk, &pages];
         let disk_blocks = |path: &&PathBuf| path.metadata().map_or(0, |file| file.blocks());
         Ok(Self {
             key: recipe.key(),
@@ -54,8 +58,14 @@ impl Description {
             disk: files.iter().map(disk_blocks).sum::<u64>() * 512,
             memory: FileIdentity::of(&memory)?.to_string(),
             mounted_disk: identity(&disk)?,
+            pages: identity(&pages)?,
             state_sha256: checksum(directory)?,
         })
+    }
+
+    /// Whether forks begin as copies of the process that ran the template's machine.
+    pub fn has_process(&self) -> bool {
+        self.pages.is_some()
     }
 
     /// Writes it, so that it outlives a loss of power.
@@ -86,6 +96,7 @@ impl Description {
         let memory = FileIdentity::of(&directory.join(MEMORY)).map_err(failed(MEMORY))?;
         let state = checksum(directory).map_err(failed(STATE))?;
         let disk = identity(&directory.join(DISK)).map_err(failed(DISK))?;
+        let pages = identity(&directory.join(PAGES)).map_err(failed(PAGES))?;
         let wrong = [
             (self.key != key, "it is of another recipe"),
             (
@@ -95,6 +106,10 @@ impl Description {
             (
                 disk != self.mounted_disk,
                 "the disk is not what was written",
+            ),
+            (
+                pages != self.pages,
+                "the process's memory is not what was written",
             ),
             (state != self.state_sha256, "the state has another checksum"),
         ];
@@ -108,10 +123,12 @@ impl Description {
 /// SHA-256 of what is read at each start.
 fn checksum(directory: &Path) -> io::Result<String> {
     let mut state = fs::read(directory.join(STATE))?;
-    match fs::read(directory.join(SOCKETS)) {
-        Ok(sockets) => state.extend(sockets),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
+    for name in [SOCKETS, PROCESS, GIVEN] {
+        match fs::read(directory.join(name)) {
+            Ok(more) => state.extend(more),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(hexadecimal(&state))
 }

@@ -28,6 +28,12 @@ pub(crate) const DISK: &str = "disk";
 /// Name of the file with the guest's connections to the host, of a template.
 pub(crate) const SOCKETS: &str = "sockets.json";
 
+/// Names of the files with the process that runs the machine, if forks can begin as copies
+/// of it: all but its memory; its memory; what it was given.
+pub(crate) const PROCESS: &str = "process.json";
+pub(crate) const PAGES: &str = "pages";
+pub(crate) const GIVEN: &str = "given.json";
+
 /// Name of the file with what the guest had logged when it was frozen, of a template.
 const LOG: &str = "log";
 

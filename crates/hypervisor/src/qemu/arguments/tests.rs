@@ -34,7 +34,7 @@ fn inherited(begin: Begin) -> Inherited {
         console: 3,
         monitor: 4,
         begin,
-        disks: vec![Medium::File(7)],
+        disks: vec![7],
         stand_ins: Vec::new(),
         devices: Devices {
             vsock: 5,
@@ -122,7 +122,7 @@ fn a_template_has_every_slot_and_is_connected_to() {
 }
 
 #[test]
-fn a_template_may_have_disks_in_which_nothing_of_a_workload_is() {
+fn a_template_has_disks_where_its_forks_have_theirs() {
     let mut config = VmConfig {
         share: None,
         ..config()
@@ -134,7 +134,7 @@ fn a_template_may_have_disks_in_which_nothing_of_a_workload_is() {
         new: Some("/empty".into()),
     });
     let template = Inherited {
-        disks: vec![Medium::Nothing, Medium::File(7)],
+        disks: vec![11, 7],
         stand_ins: vec![idle()],
         ..inherited(Begin::Template {
             files: FILES,
@@ -158,9 +158,7 @@ fn a_template_may_have_disks_in_which_nothing_of_a_workload_is() {
         "driver": NETWORK, "guest_announce": false, "id": network.interface(), "bus": network.bus(),
     }));
     assert_eq!(devices, expected);
-    let nodes = values(&arguments, "-blockdev");
-    assert!(nodes[0].contains("null-co"), "{nodes:?}");
-    assert_eq!(values(&arguments, "-add-fd"), ["fd=7,set=1"]);
+    assert_eq!(values(&arguments, "-add-fd"), ["fd=11,set=0", "fd=7,set=1"]);
     let line = &values(&arguments, "-append")[0];
     assert!(line.ends_with(" caisson.template caisson.new_disk=scratch"));
 }

@@ -1,0 +1,267 @@
+//! QEMU's own process, frozen with the machine of a template.
+//!
+//! A fork that begins with the machine's state needs a QEMU that starts, makes the same
+//! machine, loads the state, and translates all that the guest executes. One that begins as
+//! a copy of the template's QEMU has all that, translated code with it. It is given its own
+//! of what the template's was given, under the same numbers: the ends of its sockets, its
+//! disks, its memory.
+//!
+//! That is for TCG alone: a machine of the kernel's (KVM) cannot be copied with the process.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::jail::{self, Beginning};
+use super::monitor::Monitor;
+use super::{Qemu, file, freeze, open, pair, read};
+use crate::process::{Descriptors, Process};
+use crate::template::{GIVEN, MEMORY, PAGES, PROCESS};
+use crate::{Error, Result, VmConfig};
+
+/// What one of QEMU's descriptors is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Role {
+    Console,
+    Monitor,
+    Kernel,
+    Initramfs,
+    Memory,
+    /// Of a disk, by its number.
+    Disk(usize),
+    /// The frames of a network interface, by its number.
+    Network(usize),
+}
+
+/// How long a copy may take to say how its machine is.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// What tells a file or a socket from every other: device and inode.
+type Identity = (u64, u64);
+
+/// What a template's QEMU is given, to be found again among its descriptors.
+#[derive(Debug, Default)]
+pub(super) struct Roles(Vec<(Role, Identity)>);
+
+impl Roles {
+    /// Notes what a descriptor that is about to be given is for.
+    pub(super) fn note(&mut self, role: Role, descriptor: impl AsFd) -> Result<()> {
+        let status = rustix::fs::fstat(descriptor)
+            .map_err(|error| Error::host("cannot look at a descriptor")(error.into()))?;
+        self.0.push((role, (status.st_dev, status.st_ino)));
+        Ok(())
+    }
+
+    /// The numbers under which a process has them.
+    fn numbers(&self, process: u32) -> io::Result<Vec<(i32, Role)>> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(format!("/proc/{process}/fd"))? {
+            let entry = entry?;
+            let file = std::fs::metadata(entry.path())?;
+            let identity = (file.dev(), file.ino());
+            let role = self.0.iter().find(|(_, known)| *known == identity);
+            let number = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok());
+            if let (Some((role, _)), Some(number)) = (role, number) {
+                found.push((number, *role));
+            }
+        }
+        found.sort_by_key(|(number, _)| *number);
+        Ok(found)
+    }
+}
+
+/// A process that forks of a template begin as copies of.
+#[derive(Debug)]
+pub(super) struct ProcessImage {
+    /// What a copy is given, by the numbers.
+    given: Vec<(i32, Role)>,
+    process: File,
+    pages: File,
+}
+
+impl ProcessImage {
+    /// That of a template; none if it has none.
+    pub(super) fn read(directory: &Path) -> Result<Option<Self>> {
+        let Some(given) = read(&directory.join(GIVEN))? else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            given,
+            process: open(&directory.join(PROCESS), true)?,
+            pages: open(&directory.join(PAGES), true)?,
+        }))
+    }
+
+    /// Makes that of a template, whose machine stands still. Whether copies come up on this
+    /// host has been seen when this returns; if not, nothing is left of it.
+    pub(super) async fn make(
+        qemu: &Qemu,
+        process: &Process,
+        roles: &Roles,
+        directory: &Path,
+    ) -> Result<()> {
+        let made = async {
+            Self::write(qemu, process, roles, directory).await?;
+            let image = Self::read(directory)?.ok_or(Error::Ended)?;
+            image.try_out(qemu, directory).await
+        };
+        match made.await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                Self::remove(directory)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Asks a copy how its machine is.
+    async fn try_out(&self, qemu: &Qemu, directory: &Path) -> Result<()> {
+        let (_console, its_console) = pair()?;
+        let (monitor, its_monitor) = pair()?;
+        let (_frames, its_frames) = pair()?;
+        let mut descriptors = Descriptors::default();
+        let mut arguments = self.give(&mut descriptors, |role| {
+            let socket = match role {
+                Role::Console => &its_console,
+                Role::Monitor => &its_monitor,
+                Role::Network(_) => &its_frames,
+                Role::Memory => return open(&directory.join(MEMORY), true).map(Into::into),
+                // What it has mapped of the kernel is for a reset, and its disks for its guest.
+                Role::Kernel | Role::Initramfs | Role::Disk(_) => {
+                    return open(Path::new("/dev/zero"), true).map(Into::into);
+                }
+            };
+            duplicate(socket)
+        })?;
+        arguments.push(PRIVATE.to_owned());
+        let beginning = Beginning::Copied {
+            of: arguments,
+            name: "template".to_owned(),
+        };
+        let mut copy = jail::spawn(qemu, beginning, descriptors, None)?;
+        drop((its_console, its_monitor, its_frames));
+        let mut monitor = Monitor::resumed(monitor);
+        let asked = monitor.execute("query-status", json!({}));
+        let asked = tokio::time::timeout(DEADLINE, asked).await;
+        match asked.map_err(io::Error::from).flatten() {
+            Ok(_) => {
+                copy.kill().await;
+                Ok(())
+            }
+            Err(error) => Err(freeze::failed(copy, "copying its process", error).await),
+        }
+    }
+
+    async fn write(qemu: &Qemu, process: &Process, roles: &Roles, directory: &Path) -> Result<()> {
+        let make = |name: &str| {
+            let path = directory.join(name);
+            File::create_new(&path).map_err(file(&path))
+        };
+        let id = process.id().ok_or(Error::Ended)?;
+        let given = roles
+            .numbers(id)
+            .map_err(Error::host("cannot look at QEMU's descriptors"))?;
+        let (image, pages) = (make(PROCESS)?, make(PAGES)?);
+        let mut descriptors = Descriptors::default();
+        let mut arguments = vec!["checkpoint".into(), format!("--process={id}").into()];
+        for (flag, file) in [("--image-fd", &image), ("--pages-fd", &pages)] {
+            let file = file.try_clone().map_err(Error::host("a file"))?;
+            arguments.push(format!("{flag}={}", descriptors.add(file)).into());
+        }
+        let standard = 0..3;
+        let numbers = standard.chain(given.iter().map(|(number, _)| *number));
+        arguments.extend(numbers.map(|number| format!("--given={number}").into()));
+        let name = "the writer of QEMU's process";
+        let program = &qemu.devices_program;
+        let mut writer = Process::spawn(name, program, arguments, descriptors, None, &[])?;
+        let status = writer.wait().await;
+        if !status.success() {
+            return Err(Error::Process {
+                program: name.to_owned(),
+                doing: "freezing QEMU",
+                detail: writer.obituary(status).await,
+            });
+        }
+        serde_json::to_writer(make(GIVEN)?, &given)
+            .map_err(|error| file(&directory.join(GIVEN))(error.into()))?;
+        let synchronise = move || [image, pages].iter().try_for_each(File::sync_all);
+        tokio::task::spawn_blocking(synchronise)
+            .await
+            .map_err(io::Error::other)
+            .flatten()
+            .map_err(Error::host("cannot write QEMU's process"))
+    }
+
+    /// Removes what of one is there.
+    pub(super) fn remove(directory: &Path) -> Result<()> {
+        // Without the first, there is none.
+        for name in [GIVEN, PROCESS, PAGES] {
+            let path = directory.join(name);
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(file(&path)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What a copy is given. Returns what else its jailer is, too: arguments.
+    pub(super) fn give(
+        &self,
+        descriptors: &mut Descriptors,
+        of: impl Fn(Role) -> Result<OwnedFd>,
+    ) -> Result<Vec<String>> {
+        for (number, role) in &self.given {
+            descriptors.add_as(*number, of(*role)?);
+        }
+        let mut arguments = Vec::new();
+        for (flag, file) in [("--image-fd", &self.process), ("--pages-fd", &self.pages)] {
+            let file = file.try_clone().map_err(Error::host("a file"))?;
+            arguments.push(format!("{flag}={}", descriptors.add(file)));
+        }
+        Ok(arguments)
+    }
+}
+
+/// Tells the jailer that what the copy writes to its memory is for nobody else.
+pub(super) const PRIVATE: &str = "--private";
+
+/// What a machine has in one of these roles, besides its console and its monitor.
+pub(super) fn own(config: &VmConfig, memory: &File, role: Role) -> Result<OwnedFd> {
+    let missing = || Error::Unsupported {
+        driver: "qemu",
+        what: "copy a process that has another number of devices",
+    };
+    match role {
+        Role::Console | Role::Monitor => Err(missing()),
+        Role::Kernel => jail::open_for_all(&config.kernel).map(Into::into),
+        Role::Initramfs => jail::open_for_all(&config.initramfs).map(Into::into),
+        Role::Memory => duplicate(memory),
+        Role::Disk(number) => {
+            let disk = config.disks.get(number).ok_or_else(missing)?;
+            open(&disk.path, disk.read_only).map(Into::into)
+        }
+        Role::Network(number) => {
+            let interface = config.interfaces.get(number).ok_or_else(missing)?;
+            duplicate(interface.backend.descriptor())
+        }
+    }
+}
+
+/// Another descriptor of the same.
+pub(super) fn duplicate(descriptor: impl AsFd) -> Result<OwnedFd> {
+    let copy = descriptor.as_fd().try_clone_to_owned();
+    copy.map_err(Error::host("cannot duplicate a descriptor"))
+}
