@@ -89,9 +89,24 @@ fn list() -> Result<impl Iterator<Item = (String, PathBuf)>> {
 fn mount_new(device: &Path, point: &Path) -> Result<()> {
     fs::create_dir_all(point).map_err(Error::path("make", point))?;
     mount_layer(device, point)?;
+    for folder in ["upper", "work"].map(|name| point.join(name)) {
+        clear(&folder).map_err(Error::path("clear", &folder))?;
+    }
     try_out(point)?;
     let folder = fs::File::open(point).map_err(Error::path("open", point))?;
     rustix::fs::syncfs(folder).map_err(Error::path("write", point))
+}
+
+/// Removes what a rehearsal has left in a folder.
+fn clear(folder: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
 }
 
 /// Lays the layer over an empty folder for a moment: overlayfs makes its work folder, and

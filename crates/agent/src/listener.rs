@@ -5,15 +5,15 @@ use std::sync::Arc;
 use caisson_protocol::{AGENT_PORT, STREAM_PORT, agent_ttrpc};
 use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
 
-use crate::cgroup::Cgroup;
 use crate::container::Spare;
 use crate::disks::Disks;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::reaper::Reaper;
 use crate::server::Server;
+use crate::standby::stand_by;
 use crate::streams::Streams;
-use crate::{device, network, template};
+use crate::template;
 
 /// Serves the host until something that cannot fail does.
 pub async fn serve(started_ns: i64) -> Result<()> {
@@ -44,12 +44,7 @@ pub async fn serve(started_ns: i64) -> Result<()> {
         .map_err(|error| Error::Invalid(format!("cannot serve the agent's port: {error}")))?;
 
     if let Some(wanted) = template::wanted()? {
-        // Nothing else goes on yet: the event loop may be held up.
-        let cgroup = Cgroup::prepare_first()?;
-        network::prepare(wanted.network.as_ref())?;
-        disks.prepare(wanted.new_disk.as_deref())?;
-        spare.prepare(&cgroup, &reaper).await?;
-        device::prepare_to_bind()?;
+        stand_by(&wanted, &disks, &spare, &reaper).await?;
         // What has been logged so far is the same for all forks: it is not theirs to send.
         host.program_runs();
     }

@@ -23,6 +23,7 @@ mod reaper;
 mod relay;
 mod resolver;
 mod server;
+mod standby;
 mod stdio;
 mod streams;
 mod template;

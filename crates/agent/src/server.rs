@@ -25,8 +25,9 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::reaper::Reaper;
 use crate::resolver::Resolvers;
+use crate::standby::stand_by;
 use crate::streams::Streams;
-use crate::{configure, network, process_list, stdio};
+use crate::{configure, network, process_list, stdio, template};
 
 /// How long what the host has sent to a program may take to come.
 const INPUT_DEADLINE: Duration = Duration::from_secs(5);
@@ -392,6 +393,13 @@ impl Agent for Server {
             pid,
             ..Default::default()
         })
+    }
+
+    async fn stand_by(&self, _: &TtrpcContext, _: Empty) -> ttrpc::Result<Empty> {
+        let wanted = template::wanted()?
+            .ok_or_else(|| Error::Invalid("this machine is no template".to_owned()))?;
+        stand_by(&wanted, &self.disks, &self.spare, &self.reaper).await?;
+        Ok(Empty::new())
     }
 
     async fn shutdown(&self, _: &TtrpcContext, _: Empty) -> ttrpc::Result<Empty> {

@@ -2,8 +2,13 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::Result;
 
 /// A machine to be made. Paths are the host's and stay the caller's.
 #[derive(Debug, Clone)]
@@ -18,6 +23,8 @@ pub struct VmConfig {
     pub kernel_parameters: Vec<String>,
     /// Added to that of its template: what the template's agent does that each fork would do.
     pub template_parameters: Vec<String>,
+    /// What the guest of its template is made to do before it is frozen.
+    pub rehearsal: Option<Arc<dyn Rehearsal>>,
     /// Number of virtual CPUs, at least 1.
     pub cpus: u32,
     /// Memory in bytes, rounded up to a MiB by the driver.
@@ -41,6 +48,28 @@ pub struct VmConfig {
     pub run_directory: PathBuf,
 }
 
+/// What a template's guest is made to do once, as each fork will be. A fork that begins as a
+/// copy of the process that ran the template has what was translated for that.
+#[async_trait]
+pub trait Rehearsal: std::fmt::Debug + Send + Sync {
+    /// Has the guest do it, and leave nothing of it: what it is made to do then is in the
+    /// memory of all forks. Connections are closed when this returns. An error says what
+    /// went wrong.
+    /// `layer` is the serial number of the new disk, if there is one.
+    async fn rehearse(
+        &self,
+        guest: &dyn Ports,
+        layer: Option<&str>,
+    ) -> std::result::Result<(), String>;
+}
+
+/// The vsock ports of a guest.
+#[async_trait]
+pub trait Ports: Send + Sync {
+    /// See [`crate::RunningVm::connect`].
+    async fn connect(&self, port: u32) -> Result<UnixStream>;
+}
+
 #[cfg(test)]
 impl VmConfig {
     /// A small machine without devices, of which a test says what it is about.
@@ -51,6 +80,7 @@ impl VmConfig {
             initramfs: "/i".into(),
             kernel_parameters: Vec::new(),
             template_parameters: Vec::new(),
+            rehearsal: None,
             cpus: 1,
             memory: 256 << 20,
             disks: Vec::new(),

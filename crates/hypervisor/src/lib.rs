@@ -15,7 +15,9 @@ pub mod qemu;
 mod select;
 pub mod template;
 
-pub use config::{Disk, NetworkBackend, NetworkInterface, OpenDisk, Share, ShareMount, VmConfig};
+pub use config::{
+    Disk, NetworkBackend, NetworkInterface, OpenDisk, Ports, Rehearsal, Share, ShareMount, VmConfig,
+};
 pub use error::{Error, Result};
 pub use select::{Selected, Selection, select};
 pub use template::{Template, TemplateStore};

@@ -76,6 +76,7 @@ impl Fixture {
             initramfs: built(target().join("guest/initramfs")),
             kernel_parameters: Vec::new(),
             template_parameters: Vec::new(),
+            rehearsal: None,
             cpus: 1,
             memory: 256 << 20,
             disks: Vec::new(),

@@ -14,6 +14,21 @@ const CALL_DEADLINE: Duration = Duration::from_secs(60);
 /// Longest message of the agent that is shown to a user, in characters.
 const MESSAGE_LIMIT: usize = 1000;
 
+/// Fresh random bytes given to each guest.
+const ENTROPY_BYTES: usize = 64;
+
+/// Random bytes of the host, for a guest.
+pub(crate) fn entropy() -> Result<Vec<u8>> {
+    let mut entropy = vec![0; ENTROPY_BYTES];
+    let filled = rustix::rand::getrandom(&mut entropy[..], rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| Error::Host {
+        doing: "drawing random bytes for the guest",
+        source: error.into(),
+    })?;
+    entropy.truncate(filled);
+    Ok(entropy)
+}
+
 /// Speaks ttrpc over a stream to the agent's port.
 pub(crate) fn connect(stream: UnixStream) -> Result<AgentClient> {
     let stream = stream

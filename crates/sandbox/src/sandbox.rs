@@ -17,15 +17,13 @@ use protobuf::MessageField;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{OwnedRwLockReadGuard, RwLock, watch};
 
+use crate::rehearsal::rehearsal;
 use crate::start::{self, Origin, Snapshot, Started};
 use crate::timing::Timing;
 use crate::{Error, Result, agent, console, network};
 
 /// Bytes of the agent's log that are kept; a guest may talk for ever.
 const GUEST_LOG_LIMIT: u64 = 16 << 20;
-
-/// Fresh random bytes given to each guest.
-const ENTROPY_BYTES: usize = 64;
 
 /// How long a guest may take to sync its disks and power off.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
@@ -112,10 +110,13 @@ impl Sandbox {
             config.vm.interfaces = network::interfaces(attachment);
             config.vm.network_namespace = attachment.namespace();
             if config.vm.has_plain_network() {
-                let parameter = network::template_parameter(&attachment.guest())?;
+                let guest = attachment.guest();
+                let parameter = network::template_parameter(&guest)?;
                 config.vm.template_parameters.push(parameter);
+                config.vm.rehearsal = Some(rehearsal(Some(&guest)));
             }
         }
+        config.vm.rehearsal.get_or_insert_with(|| rehearsal(None));
         if let Some(snapshot) = &config.snapshot {
             let started = start::copied(hypervisor, snapshot, &config, timing).await?;
             return Self::introduce(started, &config, None, timing).await;
@@ -248,15 +249,7 @@ impl Sandbox {
         mut request: ConfigureRequest,
         timing: &Timing,
     ) -> Result<()> {
-        let mut entropy = vec![0; ENTROPY_BYTES];
-        let filled =
-            rustix::rand::getrandom(&mut entropy[..], rustix::rand::GetRandomFlags::empty())
-                .map_err(|error| Error::Host {
-                    doing: "drawing random bytes for the guest",
-                    source: error.into(),
-                })?;
-        entropy.truncate(filled);
-        request.entropy = entropy;
+        request.entropy = agent::entropy()?;
         request.realtime_ns = realtime_ns();
         request.hostname.clone_from(&identity.hostname);
         request.sysctls = identity.sysctls.clone().into_iter().collect();

@@ -256,6 +256,7 @@ impl Pod {
                 initramfs: settings.initramfs.clone(),
                 kernel_parameters: Vec::new(),
                 template_parameters: Vec::new(),
+                rehearsal: None,
                 cpus: size.cpus,
                 memory: size.memory,
                 disks: Vec::new(),

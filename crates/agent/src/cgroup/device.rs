@@ -82,12 +82,19 @@ static PREPARED: OnceLock<(Vec<Instruction>, OwnedFd)> = OnceLock::new();
 /// container. The kernel's verifier is the dearest part of a container's start under
 /// emulation, and a template can have it behind itself.
 pub(super) fn prepare(cgroup: BorrowedFd<'_>) -> Result<()> {
-    let program = compile(&[&[NOTHING], &ALWAYS[..]].concat());
-    let loaded = load(&program)
-        .and_then(|loaded| change(ATTACH, cgroup, &loaded).map(|()| loaded))
-        .map_err(Error::system("load the rules for devices"))?;
-    PREPARED.get_or_init(|| (program, loaded));
-    Ok(())
+    let prepare = || {
+        // It is loaded once, and attached for each container that is expected.
+        let (_, loaded) = match PREPARED.get() {
+            Some(prepared) => prepared,
+            None => {
+                let program = compile(&[&[NOTHING], &ALWAYS[..]].concat());
+                let loaded = load(&program)?;
+                PREPARED.get_or_init(|| (program, loaded))
+            }
+        };
+        change(ATTACH, cgroup, loaded)
+    };
+    prepare().map_err(Error::system("load the rules for devices"))
 }
 
 /// Puts the rules in force for a cgroup, which may have those of [`prepare`]. No rules are no

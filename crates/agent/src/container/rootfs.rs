@@ -127,9 +127,12 @@ impl Rootfs {
 
     fn mount_layers(&mut self, request: &agent::Rootfs, disks: &Disks) -> Result<()> {
         let image = self.point("image")?;
-        let read_only = MountFlags::RDONLY | MountFlags::NODEV;
-        let disk = disks.device(&request.image_disk)?;
-        self.mount_at(&image, &disk, "erofs", read_only, None)?;
+        // A rehearsal has none.
+        if !request.image_disk.is_empty() {
+            let read_only = MountFlags::RDONLY | MountFlags::NODEV;
+            let disk = disks.device(&request.image_disk)?;
+            self.mount_at(&image, &disk, "erofs", read_only, None)?;
+        }
 
         let layer = self.mount_layer(request, disks)?;
         self.layer = Some(layer.clone());

@@ -145,6 +145,7 @@ fn build(flags: &BuildFlags, settings: &Settings) -> Result<()> {
         initramfs: settings.initramfs.clone(),
         kernel_parameters: Vec::new(),
         template_parameters: network.iter().map(expected).collect::<Result<_>>()?,
+        rehearsal: Some(caisson_sandbox::rehearsal(network.as_ref())),
         cpus: flags.cpus.unwrap_or(settings.cpus),
         memory,
         disks: machine::new_disks(settings)?,

@@ -47,6 +47,7 @@ pub fn prepare(container: &Container, settings: &Settings, timing: &Timing) -> R
         initramfs: record.machine.initramfs.clone(),
         kernel_parameters: Vec::new(),
         template_parameters: Vec::new(),
+        rehearsal: None,
         cpus: record.machine.cpus,
         memory: record.machine.memory,
         disks: disks(record.image_disk.clone(), scratch),

@@ -1,5 +1,5 @@
-//! Making a template: a machine with at most disks boots, its agent calls and is called,
-//! and its memory and state stay in files.
+//! Making a template: a machine with at most disks boots, its agent calls, rehearses and is
+//! called, and its memory and state stay in files, with the process that ran it.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use caisson_protocol::LOG_PORT;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -23,20 +24,17 @@ use super::sockets::{self, Sockets};
 use super::{Accelerator, Qemu, boot_files, file, guest, jail, medium, networks, pair};
 use crate::device::{self, Control};
 use crate::process::{Descriptors, Process};
-use crate::template::{self, FileIdentity, LOG_LIMIT, MEMORY, Recipe, STATE};
-use crate::{Error, NetworkBackend, NetworkInterface, Result, VmConfig};
+use crate::template::{self, FileIdentity, LOG_LIMIT, MEMORY, Recipe, STATE, TEMPLATE_MAC};
+use crate::{Error, NetworkBackend, NetworkInterface, Ports, Result, VmConfig};
 
 /// Changes whenever a template is made or used in another way.
-const RECIPE: u32 = 5;
+const RECIPE: u32 = 6;
 
 /// Most bytes that a guest may say before it is ready.
 const CONSOLE_LIMIT: usize = 1 << 20;
 
 /// Address of a template's guest: the first that is a guest's (virtio 1.2, 5.10.4).
 const GUEST: u64 = 3;
-
-/// Hardware address of a template's interface. Forks' guests are told theirs.
-const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
 
 /// What the guest has put off until it is idle is done once, not in each fork.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -110,7 +108,7 @@ impl Model {
                 UnixStream::pair().map_err(Error::host("cannot make a socket pair"))?;
             nowhere.push(other);
             interfaces.push(NetworkInterface {
-                mac: MAC,
+                mac: TEMPLATE_MAC,
                 backend: NetworkBackend::Stream(Arc::new(frames.into())),
             });
         }
@@ -208,7 +206,7 @@ pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> 
     // Whichever end is seen first, what the guest said before is known.
     let mut said = Vec::new();
     let connected = tokio::select! {
-        connected = connected(&control) => match connected {
+        connected = connected(config, &control) => match connected {
             Err(Error::Ended) => Err(end(&mut console, &mut said).await),
             connected => connected.map_err(io::Error::other),
         },
@@ -252,10 +250,26 @@ pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> 
         .map_err(Error::host("cannot write the template"))
 }
 
-/// Waits for the agent's call, and calls it.
-async fn connected(control: &Control) -> Result<(UnixStream, Vec<UnixStream>)> {
+/// Waits for the agent's call, has it rehearse, and calls it.
+async fn connected(config: &VmConfig, control: &Control) -> Result<(UnixStream, Vec<UnixStream>)> {
     let (_, log) = control.accept().await?;
+    if let Some(rehearsal) = &config.rehearsal {
+        let layer = config.new_disk().map(|disk| disk.serial.as_str());
+        let rehearsed = rehearsal.rehearse(control, layer).await;
+        rehearsed.map_err(|error| Error::Process {
+            program: "the agent".to_owned(),
+            doing: "rehearsing",
+            detail: error,
+        })?;
+    }
     Ok((log, sockets::connect(control).await?))
+}
+
+#[async_trait]
+impl Ports for Control {
+    async fn connect(&self, port: u32) -> Result<UnixStream> {
+        self.connect(port).await
+    }
 }
 
 /// Writes down what has come over a connection so far.

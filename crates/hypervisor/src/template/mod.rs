@@ -40,6 +40,9 @@ const LOG: &str = "log";
 /// Most bytes of it.
 pub(crate) const LOG_LIMIT: u64 = 1 << 20;
 
+/// Hardware address of a template's network interface. Forks' guests are told theirs.
+pub const TEMPLATE_MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
+
 /// Smallest memory of a machine that is forked.
 const LEAST_MEMORY: u64 = 256 << 20;
 
