@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::step::{cargo, run, step};
-use crate::{advisories, build, engines, image, matrix, packages};
+use crate::{advisories, build, engines, image, matrix, packages, testbed};
 
 /// `xtask setup`, second half: what the checks need beyond Debian's packages.
 pub fn install_tools() -> Result<()> {
@@ -42,6 +42,8 @@ pub fn test() -> Result<()> {
     eprintln!("==> tests");
     // All that fails, not the first of it only.
     let tests = run(&mut cargo(&["test", "--workspace", "--no-fail-fast"]));
+    eprintln!("==> tests on KVM, in a test bed");
+    let on_kvm = testbed::test();
     // What a failed test did not show is no second failure.
-    tests.and(step("engines", matrix::check))
+    tests.and(on_kvm).and(step("engines", matrix::check))
 }

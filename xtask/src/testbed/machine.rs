@@ -1,5 +1,6 @@
 //! The test bed's machine: QEMU, and the process that serves the host's files to it.
 
+use std::fmt;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -116,6 +117,27 @@ pub fn run(parts: &Parts<'_>, deadline: Duration) -> Result<u8> {
     })
 }
 
+/// The command did not end in time.
+#[derive(Debug)]
+pub struct Late {
+    deadline: Duration,
+    /// Where the machine's processors were.
+    processors: String,
+}
+
+impl std::error::Error for Late {}
+
+impl fmt::Display for Late {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the command did not end within {} s (--deadline); where its processors were:\n{}",
+            self.deadline.as_secs(),
+            self.processors
+        )
+    }
+}
+
 /// Waits until both streams have come to their end. If that takes too long, tells what the
 /// machine does instead.
 fn wait(
@@ -132,11 +154,10 @@ fn wait(
                 Some(named) => status = Some(named),
                 None => bail!("the machine ended before the command did"),
             },
-            Err(RecvTimeoutError::Timeout) => bail!(
-                "the command did not end within {} s (--deadline); where its processors were:\n{}",
-                deadline.as_secs(),
-                monitor::processors(monitor).trim_end(),
-            ),
+            Err(RecvTimeoutError::Timeout) => bail!(Late {
+                deadline,
+                processors: monitor::processors(monitor).trim_end().to_owned(),
+            }),
             Err(RecvTimeoutError::Disconnected) => bail!("the threads that copy have ended"),
         }
     }
