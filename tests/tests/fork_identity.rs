@@ -38,6 +38,15 @@ const SEQUENCE: &str = r#"
 /// What the guests say of the time: seconds since 1970, and since they began.
 const TIME: &str = "date +%s; cut -d. -f1 /proc/uptime";
 
+/// QEMU would draw for the guest, from a state in its own memory, which forks share.
+#[test]
+fn no_processor_draws_random_numbers() {
+    let caisson = Caisson::new();
+    let script = "grep -qwE 'rdrand|rdseed' /proc/cpuinfo && echo offered || echo none";
+    let said = caisson.ok(["run", "--rm", "busybox", "sh", "-c", script]);
+    assert_eq!(said, "none\n");
+}
+
 #[test]
 fn a_hundred_forks_are_a_hundred_machines() {
     let caisson = with_image();

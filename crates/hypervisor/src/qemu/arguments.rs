@@ -91,7 +91,9 @@ pub(super) fn arguments(
         Accelerator::Tcg => {
             list.option("-accel", "tcg,thread=multi");
             // TCG stores `rep stosb` byte by byte: without ERMS the kernel uses wider stores.
-            list.option("-cpu", "max,-erms");
+            // What RDRAND and RDSEED give comes from a generator in QEMU's memory, which is
+            // the same in all copies of one QEMU.
+            list.option("-cpu", "max,-erms,-rdrand,-rdseed");
         }
     }
     list.option("-smp", config.cpus.to_string());
