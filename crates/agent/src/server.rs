@@ -397,7 +397,7 @@ impl Agent for Server {
 
     async fn stand_by(&self, _: &TtrpcContext, _: Empty) -> ttrpc::Result<Empty> {
         let wanted = template::wanted()?
-            .ok_or_else(|| Error::Invalid("this machine is no template".to_owned()))?;
+            .ok_or_else(|| Error::Invalid("this machine is to be no template".to_owned()))?;
         stand_by(&wanted, &self.disks, &self.spare, &self.reaper).await?;
         Ok(Empty::new())
     }

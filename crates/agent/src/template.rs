@@ -2,9 +2,11 @@
 //!
 //! A template is a machine with at most disks, frozen while its agent waits to be asked
 //! something; a snapshot is one with a container, frozen in [`let_go`]. Whatever runs before
-//! in a template is in the memory of every fork: nothing may draw random bytes there, read
-//! `boot_id` or open a TCP connection, for the kernel makes their secrets at first use and
-//! would make them for all forks alike.
+//! in a template, a rehearsal too, is in the memory of every fork: nothing may draw random bytes
+//! and keep them, read `boot_id` or open a TCP connection, for the kernel makes their secrets at
+//! first use and would make them for all forks alike. What the kernel draws and forgets, as it
+//! does for each program that it executes, is no secret of a fork: each is given fresh entropy
+//! before it executes one.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};

@@ -15,8 +15,8 @@ use crate::{Error, Result};
 /// What is behind a descriptor, as far as another can lead to the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Identity {
-    /// Device and inode.
-    File(u64, u64),
+    /// Device, inode and what may be done with it.
+    File(u64, u64, u32),
     /// Event counter, by the kernel's number for it.
     Event(u64),
 }
@@ -40,20 +40,19 @@ pub(crate) fn of(process: u32, given: &[RawFd]) -> Result<Vec<Descriptor>> {
         let info = Info(info.map_err(failed())?);
         let link = fs::read_link(&path).map_err(failed())?;
         let link = link.to_string_lossy();
+        let flags = info.number("flags:", 8).unwrap_or(0) as u32;
         let identity = match info.number("eventfd-id:", 10) {
             Some(counter) => Identity::Event(counter),
             None => {
                 let file = fs::metadata(&path).map_err(failed())?;
-                Identity::File(file.dev(), file.ino())
+                Identity::File(file.dev(), file.ino(), flags & OFlags::RWMODE.bits())
             }
         };
         let unnamed = link.starts_with("anon_inode:") && matches!(identity, Identity::File(..));
         let same = known.get(&identity).copied();
         let kind = match same {
+            _ if given.contains(&number) => Some(Kind::Given { flags }),
             Some(other) if !unnamed => Some(Kind::Same(other)),
-            _ if given.contains(&number) => Some(Kind::Given {
-                flags: info.number("flags:", 8).unwrap_or(0) as u32,
-            }),
             _ => info.kind(),
         };
         let kind = kind.ok_or_else(|| Error::Unsupported(format!("a descriptor of {link}")))?;
@@ -80,7 +79,10 @@ impl Info {
         let flags = self.number("flags:", 8)? as u32;
         // The count is in hexadecimal.
         let event = || {
-            let semaphore = self.number("eventfd-semaphore:", 10)? != 0;
+            // Linux tells since 6.5. Whoever is copied on an older one has none.
+            let semaphore = self
+                .number("eventfd-semaphore:", 10)
+                .is_some_and(|is| is != 0);
             Some(Kind::Event {
                 count: self.number("eventfd-count:", 16)?,
                 semaphore,

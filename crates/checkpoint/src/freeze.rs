@@ -38,16 +38,27 @@ pub fn freeze(process: u32, given: &[RawFd], pages: &File) -> Result<Image> {
     let first = held
         .first()
         .ok_or_else(|| Error::Unsupported("no thread at all".to_owned()))?;
-    check(process, first)?;
     let memory = Memory::of(process)?;
+    check(process, first, &memory)?;
+    let filters = first.filters()?;
     let mut pages = Pages::new(pages);
     let mut threads = Vec::new();
     for tracee in &held {
+        let path = format!("{process}/task/{}", tracee.0);
+        // All of a copy's threads have those of its first.
+        if status(&path, "Seccomp_filters", 10)? != filters.len() as u64 {
+            return Err(Error::Unsupported(
+                "threads with filters of their own".to_owned(),
+            ));
+        }
+        if status(&path, "SigPnd", 16)? != 0 {
+            return Err(Error::Unsupported("signals that wait".to_owned()));
+        }
         threads.push(write_thread(tracee, &memory, &mut pages)?);
     }
     let actions = actions(process, first, &memory)?;
     // System calls of its were for asking it; its memory is read after that.
-    let lines = maps::of(process)?;
+    let lines = maps::with_flags(process)?;
     let mut files = Vec::new();
     let mut mappings = Vec::new();
     let shared = shared(process, given)?;
@@ -69,7 +80,7 @@ pub fn freeze(process: u32, given: &[RawFd], pages: &File) -> Result<Image> {
         threads,
         actions,
         descriptors: descriptor::of(process, given)?,
-        filters: first.filters()?,
+        filters,
     })
 }
 
@@ -123,21 +134,19 @@ fn hold(process: u32) -> Result<Vec<Tracee>> {
     let mut held: Vec<Tracee> = Vec::new();
     loop {
         let listed = threads().map_err(Error::system("list the threads of the process"))?;
-        let new: Vec<_> = listed
-            .into_iter()
-            .filter(|number| held.iter().all(|held| held.0 != *number))
-            .collect();
+        let is_held = |number: &i32| held.iter().any(|held| held.0 == *number);
+        let new: Vec<_> = listed.into_iter().filter(|new| !is_held(new)).collect();
         if new.is_empty() {
             return Ok(held);
         }
         for number in new {
-            held.push(Tracee::hold(number)?);
+            held.extend(Tracee::hold(number)?);
         }
     }
 }
 
 /// Whether it has what no copy could have, and nothing else tells of.
-fn check(process: u32, first: &Tracee) -> Result<()> {
+fn check(process: u32, first: &Tracee, memory: &Memory) -> Result<()> {
     let unsupported = |what: &str| Err(Error::Unsupported(what.to_owned()));
     let read = |name: &str| {
         fs::read_to_string(format!("/proc/{process}/{name}"))
@@ -149,27 +158,37 @@ fn check(process: u32, first: &Tracee) -> Result<()> {
     if !read(&format!("task/{process}/children"))?.is_empty() {
         return unsupported("children");
     }
-    if status(process, "ShdPnd")? != 0 {
+    if status(&process.to_string(), "ShdPnd", 16)? != 0 {
         return unsupported("signals that wait");
     }
     if first.has_restartable_sequences()? {
         return unsupported("restartable sequences");
     }
+    for kind in [libc::ITIMER_REAL, libc::ITIMER_VIRTUAL, libc::ITIMER_PROF] {
+        let timer: [u64; 4] = first.call(&memory.bytes, libc::SYS_getitimer, |to| {
+            [kind as u64, to, 0, 0]
+        })?;
+        if timer != [0; 4] {
+            return unsupported("timers");
+        }
+    }
     Ok(())
 }
 
-/// A hexadecimal number of `/proc/PID/status`.
-fn status(process: u32, name: &str) -> Result<u64> {
+/// A number of `/proc/PID/status`, or of a thread's.
+fn status(process: &str, name: &str, radix: u32) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{process}/status"))
         .map_err(Error::system("read the process's state"))?;
     let line = text.lines().find_map(|line| line.strip_prefix(name));
-    line.and_then(|line| u64::from_str_radix(line.trim_start_matches(':').trim(), 16).ok())
+    line.and_then(|line| u64::from_str_radix(line.trim_start_matches(':').trim(), radix).ok())
         .ok_or_else(|| Error::Unsupported(format!("a state without {name}")))
 }
 
 fn write_thread(tracee: &Tracee, memory: &Memory, pages: &mut Pages<'_>) -> Result<Thread> {
     let registers = tracee.registers()?;
-    let frame = thread::frame(&registers, &tracee.extended()?, tracee.blocked_signals()?)?;
+    let stack = tracee.call(&memory.bytes, libc::SYS_sigaltstack, |to| [0, to, 0, 0])?;
+    let blocked = tracee.blocked_signals()?;
+    let frame = thread::frame(&registers, &tracee.extended()?, stack, blocked)?;
     let [number_at] = tracee.call(&memory.bytes, libc::SYS_prctl, |to| {
         [GET_NUMBER_ADDRESS, to, 0, 0]
     })?;
@@ -192,7 +211,8 @@ fn write_thread(tracee: &Tracee, memory: &Memory, pages: &mut Pages<'_>) -> Resu
 }
 
 fn actions(process: u32, first: &Tracee, memory: &Memory) -> Result<Vec<Action>> {
-    let set = status(process, "SigCgt")? | status(process, "SigIgn")?;
+    let process = process.to_string();
+    let set = status(&process, "SigCgt", 16)? | status(&process, "SigIgn", 16)?;
     let mut actions = Vec::new();
     for signal in SIGNALS.filter(|signal| set & 1 << (signal - 1) != 0) {
         let [handler, flags, restorer, mask] =
@@ -256,7 +276,7 @@ fn write_mapping(
     if line.shared && !given {
         return Err(Error::Unsupported(format!("shared memory {}", line.name)));
     }
-    let runs = match line.shared {
+    let runs = match line.shared || line.is_wiped {
         true => Vec::new(),
         false => {
             let written = memory.written(line.range);
@@ -298,6 +318,7 @@ impl MappedFile {
             inode: metadata.ino(),
             size: metadata.size(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
     }
 }

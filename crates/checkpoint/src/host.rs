@@ -18,12 +18,20 @@ impl Host {
         let [release, version] = [kernel.release(), kernel.version()];
         // Which instructions there are: libraries and translators choose by them (CPUID). Other
         // registers tell one core from another.
-        let (first, seventh, extended) = (
+        let (first, seventh, registers, others) = (
             __cpuid_count(1, 0),
             __cpuid_count(7, 0),
             __cpuid_count(0xd, 0),
+            __cpuid_count(0x8000_0001, 0),
         );
-        let processor = vec![first.ecx, first.edx, seventh.ebx, seventh.ecx, extended.eax];
+        let processor = vec![
+            first.ecx,
+            first.edx,
+            seventh.ebx,
+            seventh.ecx,
+            registers.eax,
+            others.ecx,
+        ];
         Self {
             kernel: format!(
                 "{} {}",

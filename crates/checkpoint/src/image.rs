@@ -1,5 +1,6 @@
 //! What is written of a process, besides its pages.
 
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,14 @@ pub struct Image {
     pub(crate) filters: Vec<Vec<u64>>,
 }
 
+impl Image {
+    /// The first number from which on no copy has a descriptor.
+    pub(crate) fn first_free(&self) -> RawFd {
+        let numbers = self.descriptors.iter().map(|descriptor| descriptor.number);
+        numbers.max().map_or(0, |last| last + 1)
+    }
+}
+
 /// Addresses that the kernel knows of a process (`PR_SET_MM_MAP`, prctl(2)).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(C)]
@@ -51,17 +60,22 @@ pub(crate) struct MappedFile {
     pub(crate) size: u64,
     /// Seconds and nanoseconds since the epoch.
     pub(crate) modified: (i64, i64),
+    /// Likewise; nobody can set this one.
+    pub(crate) changed: (i64, i64),
 }
 
-/// A range of addresses.
+/// A range of addresses, of whole pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Range {
-    pub(crate) begin: u64,
-    pub(crate) end: u64,
+pub struct Range {
+    /// The first.
+    pub begin: u64,
+    /// The first after it.
+    pub end: u64,
 }
 
 impl Range {
-    pub(crate) fn length(self) -> u64 {
+    /// Bytes.
+    pub fn length(self) -> u64 {
         self.end - self.begin
     }
 

@@ -17,6 +17,12 @@
 //!   signal descriptors; and
 //! - no timers, no children, no signals that wait.
 //!
+//! A copy has neither the advice that was given on memory (madvise(2)), nor locked memory, nor
+//! the names of other threads than the first. Memory that a child would find wiped
+//! (`MADV_WIPEONFORK`) is wiped. But **what the process would draw at random, every copy draws**
+//! if its generator keeps its state in ordinary memory: so does that of GnuTLS, to which a copy
+//! is no child.
+//!
 //! Memory that it gives back (`MADV_DONTNEED`) has the files' content in a copy, where it
 //! would have had zeros: its allocator must not do so with what it takes for zeros later
 //! (`glibc.malloc.trim_threshold`).
@@ -39,7 +45,8 @@ mod tracee;
 
 pub use error::{Error, Result};
 pub use freeze::freeze;
-pub use image::Image;
+pub use image::{Image, Range};
+pub use pages::Memory;
 pub use restore::Copy;
 
 /// Tunables of glibc with which a process can be written and copied

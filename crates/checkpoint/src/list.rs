@@ -6,7 +6,6 @@ use std::os::unix::fs::FileExt;
 
 use crate::image::{Image, KernelMapping, Mapping, Range, Source, Thread};
 use crate::program::Call;
-use crate::restore::OWN;
 use crate::room::Room;
 use crate::{Error, Result, thread};
 
@@ -16,8 +15,9 @@ const END: u64 = 0x7fff_ffff_f000;
 /// Lowest address that anybody may map.
 const BEGIN: u64 = 0x1_0000;
 
-/// Bytes below a stack into which the kernel would let it grow.
-const STACK: u64 = 1 << 20;
+/// Bytes below a stack into which the kernel would let it grow, unless told otherwise
+/// (`RLIMIT_STACK`). They are taken as they are written.
+pub(crate) const STACK: u64 = 8 << 20;
 
 /// Signals, and the two of them for which nothing can be set.
 const SIGNALS: std::ops::RangeInclusive<i32> = 1..=64;
@@ -149,7 +149,8 @@ impl Plan<'_> {
         }
         calls.extend(then);
         let all = u64::from(u32::MAX);
-        calls.push(Call::new(libc::SYS_close_range, [OWN as u64, all, 0]));
+        let own = self.image.first_free();
+        calls.push(Call::new(libc::SYS_close_range, [own as u64, all, 0]));
         calls
     }
 

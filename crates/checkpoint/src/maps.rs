@@ -16,17 +16,45 @@ pub(crate) struct Line {
     pub(crate) inode: u64,
     /// A path, a name in brackets, or nothing.
     pub(crate) name: String,
+    /// Whether a child of the process would find zeros there (`MADV_WIPEONFORK`,
+    /// `MAP_DROPPABLE`): it holds the state of something random.
+    pub(crate) is_wiped: bool,
 }
 
 /// The address space of a process.
 pub(crate) fn of(process: u32) -> Result<Vec<Line>> {
     let text = fs::read_to_string(format!("/proc/{process}/maps"))
         .map_err(Error::system("read what the process has mapped"))?;
-    text.lines()
-        .map(|line| {
-            parse(line).ok_or_else(|| Error::Unsupported(format!("a mapping that reads `{line}`")))
-        })
-        .collect()
+    let lines = text.lines().map(|line| {
+        parse(line).ok_or_else(|| Error::Unsupported(format!("a mapping that reads `{line}`")))
+    });
+    lines.collect()
+}
+
+/// The same, with what only a longer file tells.
+pub(crate) fn with_flags(process: u32) -> Result<Vec<Line>> {
+    let text = fs::read_to_string(format!("/proc/{process}/smaps"))
+        .map_err(Error::system("read what the process has mapped"))?;
+    let mut lines: Vec<Line> = Vec::new();
+    for text in text.lines() {
+        match text.strip_prefix("VmFlags:") {
+            Some(flags) => {
+                let mut flags = flags.split_ascii_whitespace();
+                let is_wiped = flags.any(|flag| flag == "wf" || flag == "dp");
+                if let Some(line) = lines.last_mut() {
+                    line.is_wiped = is_wiped;
+                }
+            }
+            // Figures have a name before a colon.
+            None => lines.extend(parse(text)),
+        }
+    }
+    match lines.is_empty() {
+        true => Err(Error::Unsupported(
+            "mappings that cannot be read".to_owned(),
+        )),
+        false => Ok(lines),
+    }
 }
 
 fn parse(line: &str) -> Option<Line> {
@@ -57,6 +85,7 @@ fn parse(line: &str) -> Option<Line> {
         offset: number(offset)?,
         inode,
         name: name.to_owned(),
+        is_wiped: false,
     })
 }
 
@@ -83,7 +112,8 @@ impl Line {
 pub(crate) fn layout(process: u32, lines: &[Line]) -> Result<Layout> {
     let text = fs::read_to_string(format!("/proc/{process}/stat"))
         .map_err(Error::system("read the process's state"))?;
-    let heap = lines.iter().find(|line| line.name == "[heap]");
+    // It may be in several parts.
+    let heap = lines.iter().rfind(|line| line.name == "[heap]");
     parse_layout(&text, heap.map(|line| line.range.end))
         .ok_or_else(|| Error::Unsupported("a state that cannot be read".to_owned()))
 }
@@ -126,6 +156,9 @@ mod tests {
         assert!(parse("1000 rw-p").is_none());
         let own = of(std::process::id()).expect("our own");
         assert!(own.iter().any(Line::is_kernels));
+        let flagged = with_flags(std::process::id()).expect("our own");
+        assert!(flagged.iter().any(Line::is_kernels));
+        assert!(!flagged[0].is_wiped);
     }
 
     #[test]

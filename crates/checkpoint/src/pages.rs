@@ -21,13 +21,18 @@ const ENTRIES: u64 = 8 << 10;
 
 /// The memory of a process.
 #[derive(Debug)]
-pub(crate) struct Memory {
-    pub(crate) bytes: File,
+pub struct Memory {
+    /// `/proc/PID/mem`: what is at each address.
+    pub bytes: File,
     map: File,
 }
 
 impl Memory {
-    pub(crate) fn of(process: u32) -> Result<Self> {
+    /// Opens that of a process, which may be read by who may trace it.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn of(process: u32) -> Result<Self> {
         let open = |name| File::open(format!("/proc/{process}/{name}"));
         let failed = || Error::system("open the memory of the process");
         Ok(Self {
@@ -36,8 +41,12 @@ impl Memory {
         })
     }
 
-    /// Pages of a private mapping that are no longer what is mapped.
-    pub(crate) fn written(&self, range: Range) -> io::Result<Vec<Range>> {
+    /// Pages of a private mapping that are no longer what is mapped, and few between them
+    /// that are.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub fn written(&self, range: Range) -> io::Result<Vec<Range>> {
         let mut found: Vec<Range> = Vec::new();
         let mut entries = vec![0; ENTRIES as usize * 8];
         let mut address = range.begin;

@@ -14,10 +14,6 @@ use crate::maps::{self, Line};
 use crate::room::Room;
 use crate::{Error, Result, TUNABLES, descriptor, freeze};
 
-/// Number of the first descriptor that is this process's own, and no copy's: all from here
-/// on are closed.
-pub(crate) const OWN: RawFd = 512;
-
 /// A process that is about to become a copy.
 #[derive(Debug)]
 pub struct Copy {
@@ -58,8 +54,9 @@ impl Copy {
     /// status 119.
     pub fn begin(self, private: bool, arguments: &[OsString]) -> Result<Infallible> {
         let Self { image, pages, own } = self;
-        let pages = File::from(move_away(pages.into())?);
-        let files = open(&image.files)?;
+        let free = image.first_free();
+        let pages = File::from(move_away(pages.into(), free)?);
+        let files = open(&image.files, free)?;
         close_others(&image);
         descriptor::open(&image.descriptors)?;
         let kernel = kernel_mappings(&image, freeze::kernel(&own))?;
@@ -84,18 +81,19 @@ impl Copy {
         for filter in &image.filters {
             install(filter)?;
         }
+        block_signals()?;
         // SAFETY: the room has the instructions, which may be executed, and a list of calls
         // that ends in one that never returns. Nothing of this process is used after that.
         unsafe { jump(room.code.begin, room.list, room.frames[0]) }
     }
 }
 
-/// Moves a descriptor to where no copy has one.
-fn move_away(descriptor: OwnedFd) -> Result<OwnedFd> {
-    rustix::io::fcntl_dupfd_cloexec(&descriptor, OWN).map_err(Error::system("move a descriptor"))
+/// Moves a descriptor to where no copy has one: to this number, or beyond.
+fn move_away(descriptor: OwnedFd, free: RawFd) -> Result<OwnedFd> {
+    rustix::io::fcntl_dupfd_cloexec(&descriptor, free).map_err(Error::system("move a descriptor"))
 }
 
-fn open(files: &[MappedFile]) -> Result<Vec<OwnedFd>> {
+fn open(files: &[MappedFile], free: RawFd) -> Result<Vec<OwnedFd>> {
     let open = |file: &MappedFile| {
         let failed = |source| Error::Mapped {
             path: file.path.clone(),
@@ -106,7 +104,7 @@ fn open(files: &[MappedFile]) -> Result<Vec<OwnedFd>> {
         if MappedFile::new(&file.path, &metadata) != *file {
             return Err(Error::Changed(file.path.clone()));
         }
-        move_away(opened.into())
+        move_away(opened.into(), free)
     };
     files.iter().map(open).collect()
 }
@@ -119,7 +117,7 @@ fn close_others(image: &Image) {
             descriptor.number == *number && matches!(descriptor.kind, Kind::Given { .. })
         })
     };
-    for number in (0..OWN).filter(|number| !kept(number)) {
+    for number in (0..image.first_free()).filter(|number| !kept(number)) {
         // SAFETY: whoever had it in this process is not going to use it.
         unsafe { libc::close(number) };
     }
@@ -166,6 +164,25 @@ fn install(filter: &[u64]) -> Result<()> {
         _ => Err(Error::system("install a system call filter")(
             io::Error::last_os_error(),
         )),
+    }
+}
+
+/// Has no handler called before the copy's stacks are there. It has masks of its own.
+fn block_signals() -> Result<()> {
+    let all = u64::MAX;
+    // SAFETY: the kernel reads a mask of eight bytes.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_BLOCK,
+            &raw const all,
+            0,
+            size_of_val(&all),
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(Error::system("block signals")(io::Error::last_os_error())),
     }
 }
 

@@ -6,6 +6,7 @@ use std::ptr;
 use rustix::rand::GetRandomFlags;
 
 use crate::image::{Image, KernelMapping, Range};
+use crate::list::STACK;
 use crate::maps::Line;
 use crate::pages::PAGE;
 use crate::program::{Call, instructions};
@@ -98,7 +99,11 @@ fn draw(length: u64, image: &Image, own: &[Line]) -> Result<u64> {
     let mappings = image.mappings.iter().map(|mapping| mapping.range);
     let kernel = image.kernel.iter().map(|mapping| mapping.range);
     let own = own.iter().map(|line| line.range);
-    let taken: Vec<_> = mappings.chain(kernel).chain(own).collect();
+    let stack = Range {
+        begin: image.layout.start_stack.saturating_sub(STACK),
+        end: image.layout.start_stack,
+    };
+    let taken: Vec<_> = mappings.chain(kernel).chain(own).chain([stack]).collect();
     for _ in 0..ATTEMPTS {
         let mut random = [0; 8];
         rustix::rand::getrandom(&mut random, GetRandomFlags::empty())

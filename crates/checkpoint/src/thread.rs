@@ -1,8 +1,10 @@
 //! Threads: what is written of one, and the signal frame from which its copy goes on.
 //!
 //! A copy of a thread begins in `rt_sigreturn`, which loads all registers at once, the mask
-//! of signals with them, from a frame as the kernel writes it before it calls a handler
-//! (`struct rt_sigframe`, arch/x86/include/asm/sigframe.h).
+//! of signals and their stack with them, from a frame as the kernel writes it before it calls a
+//! handler (`struct rt_sigframe`, arch/x86/include/asm/sigframe.h). Of extended registers that
+//! a thread must ask for before it uses them (AMX), the kernel takes none, and loads those of
+//! SSE alone: a thread that waits in a system call has nothing in the others.
 
 use crate::tracee::is_done_over;
 use crate::{Error, Result};
@@ -12,7 +14,7 @@ const CONTEXT: usize = 304;
 
 /// Offsets in it.
 const FLAGS: usize = 0;
-const STACK_FLAGS: usize = 24;
+const STACK: usize = 16;
 const REGISTERS: usize = 40;
 const SEGMENTS: usize = REGISTERS + 18 * 8;
 const EXTENDED_AT: usize = REGISTERS + 23 * 8;
@@ -20,9 +22,6 @@ const MASK: usize = CONTEXT - 8;
 
 /// Extended registers are there; so is the stack segment, to be loaded as it is.
 const CONTEXT_FLAGS: u64 = 1 | 2 | 4;
-
-/// No stack of its own for signals.
-const NO_SIGNAL_STACK: u32 = libc::SS_DISABLE as u32;
 
 /// In the extended registers, bytes that are left to software: there the frame says how
 /// long they are (`struct _fpx_sw_bytes`).
@@ -40,10 +39,12 @@ const INSTRUCTION: u64 = 2;
 /// Alignment of a frame, of which the kernel asks for that of the extended registers.
 pub(crate) const ALIGNMENT: u64 = 64;
 
-/// The frame of a thread. Where the extended registers are is filled in by [`place`].
+/// The frame of a thread. Where the extended registers are is filled in by [`place`]. The
+/// stack for its signals is as sigaltstack(2) tells it, the flags in a word of their own.
 pub(crate) fn frame(
     registers: &libc::user_regs_struct,
     extended: &[u8],
+    stack: [u64; 3],
     blocked: u64,
 ) -> Result<Vec<u8>> {
     if registers.cs != u64::from(CODE_SEGMENT) || registers.ss != u64::from(STACK_SEGMENT) {
@@ -62,7 +63,9 @@ pub(crate) fn frame(
     let mut frame = vec![0; CONTEXT.next_multiple_of(ALIGNMENT as usize)];
     let mut write = |at: usize, bytes: &[u8]| frame[at..at + bytes.len()].copy_from_slice(bytes);
     write(FLAGS, &CONTEXT_FLAGS.to_ne_bytes());
-    write(STACK_FLAGS, &NO_SIGNAL_STACK.to_ne_bytes());
+    for (word, at) in stack.iter().zip((STACK..).step_by(8)) {
+        write(at, &word.to_ne_bytes());
+    }
     let all = [
         registers.r8,
         registers.r9,

@@ -19,34 +19,65 @@ const EXTENDED_LIMIT: usize = 64 << 10;
 /// Bytes below the stack pointer that a leaf function may use (System V ABI, 3.2.2).
 const RED_ZONE: u64 = 128;
 
+/// Why a thread has stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// It was to.
+    Interrupted,
+    /// It has executed one instruction.
+    Stepped,
+}
+
 /// A thread that is held still until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Tracee(pub(crate) libc::pid_t);
 
 impl Tracee {
-    /// Holds a thread still.
-    pub(crate) fn hold(thread: libc::pid_t) -> Result<Self> {
-        request(libc::PTRACE_SEIZE, thread, 0, 0)
-            .map_err(Error::system("trace a thread of the process"))?;
-        let tracee = Self(thread);
-        request(libc::PTRACE_INTERRUPT, thread, 0, 0)
-            .map_err(Error::system("interrupt a thread of the process"))?;
-        tracee.stopped()?;
-        Ok(tracee)
+    /// Holds a thread still; none if it has ended.
+    pub(crate) fn hold(thread: libc::pid_t) -> Result<Option<Self>> {
+        let seize = || -> io::Result<Option<Self>> {
+            request(libc::PTRACE_SEIZE, thread, 0, 0)?;
+            let tracee = Self(thread);
+            // If it ends before that, it is waited for all the same.
+            let _ = request(libc::PTRACE_INTERRUPT, thread, 0, 0);
+            Ok(tracee.has_stopped(Stop::Interrupted)?.then_some(tracee))
+        };
+        match seize() {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+            seized => seized.map_err(Error::system("trace a thread of the process")),
+        }
     }
 
-    fn stopped(&self) -> Result<()> {
+    /// Waits until it has stopped for this reason, or ended.
+    fn has_stopped(&self, reason: Stop) -> io::Result<bool> {
         let mut status = 0;
-        let waited = loop {
+        loop {
             // SAFETY: the kernel writes to the status alone.
             let waited = unsafe { libc::waitpid(self.0, &mut status, libc::__WALL) };
-            if waited >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-                break waited;
+            if waited < 0 {
+                let error = io::Error::last_os_error();
+                match error.kind() {
+                    io::ErrorKind::Interrupted => continue,
+                    _ => return Err(error),
+                }
             }
-        };
-        match waited == self.0 && libc::WIFSTOPPED(status) {
-            true => Ok(()),
-            false => Err(Error::Unsupported("a thread that has ended".to_owned())),
+            if !libc::WIFSTOPPED(status) {
+                return Ok(false);
+            }
+            let signal = libc::WSTOPSIG(status);
+            let found = match (status >> 16, signal) {
+                (libc::PTRACE_EVENT_STOP, _) => Stop::Interrupted,
+                (_, libc::SIGTRAP) => Stop::Stepped,
+                // A signal is on its way to it, and comes through.
+                _ => {
+                    request(libc::PTRACE_CONT, self.0, 0, signal as usize)?;
+                    continue;
+                }
+            };
+            if found == reason {
+                return Ok(true);
+            }
+            request(libc::PTRACE_CONT, self.0, 0, 0)?;
         }
     }
 
@@ -71,13 +102,11 @@ impl Tracee {
 
     /// Whether it waits for one of many descriptors.
     pub(crate) fn waits_for_events(&self) -> Result<bool> {
-        const CALLS: [libc::c_long; 6] = [
+        const CALLS: [libc::c_long; 4] = [
             libc::SYS_poll,
             libc::SYS_ppoll,
             libc::SYS_select,
             libc::SYS_pselect6,
-            libc::SYS_epoll_wait,
-            libc::SYS_epoll_pwait,
         ];
         let registers = self.registers()?;
         let call = registers.orig_rax as libc::c_long;
@@ -209,7 +238,13 @@ impl Tracee {
         request(libc::PTRACE_SINGLESTEP, self.0, 0, 0).map_err(Error::system(
             "let a thread of the process make a system call",
         ))?;
-        self.stopped()?;
+        match self.has_stopped(Stop::Stepped) {
+            Ok(true) => {}
+            Ok(false) => {
+                return Err(Error::Unsupported("a thread that has ended".to_owned()));
+            }
+            Err(error) => return Err(Error::system("wait for a thread of the process")(error)),
+        }
         let after = self.registers()?;
         self.set_registers(&before)?;
         if after.rip != before.rip || (after.rax as i64) < 0 {

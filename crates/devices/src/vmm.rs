@@ -51,7 +51,7 @@ pub struct Options {
     #[arg(long, value_name = "FD", requires = "pages_fd")]
     image_fd: Option<RawFd>,
     /// Its memory.
-    #[arg(long, value_name = "FD")]
+    #[arg(long, value_name = "FD", requires = "image_fd")]
     pages_fd: Option<RawFd>,
     /// What the copy writes to the memory of files that it is given stays its own.
     #[arg(long)]

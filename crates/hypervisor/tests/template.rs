@@ -212,13 +212,30 @@ async fn a_process_that_cannot_be_copied_is_made_up_for() {
     let mut image: serde_json::Value = serde_json::from_str(&image).expect("JSON");
     image["files"][0]["inode"] = 1.into();
     fs::write(&path, image.to_string()).expect("written");
-    let fork = fixture.fork(&template, "fork").await;
-    assert!(executed(fork.as_ref()), "it loads the state");
+    let (one, two, three) = tokio::join!(
+        fixture.fork(&template, "one"),
+        fixture.fork(&template, "two"),
+        fixture.fork(&template, "three")
+    );
+    for fork in [one, two, three] {
+        assert!(executed(fork.as_ref()), "it loads the state");
+    }
     copy.connect(AGENT_PORT).await.expect("it lives on");
     // The next one finds a template of which there can be copies.
     let again = fixture.template().await;
     let copy = fixture.fork(&again, "again").await;
     assert!(!executed(copy.as_ref()), "it is a copy again");
+
+    // One that does not answer is not waited for.
+    let path = again.directory.join("given.json");
+    let given = fs::read_to_string(&path).expect("a list");
+    let swapped = given
+        .replace("console", "other")
+        .replace("monitor", "console");
+    fs::write(&path, swapped.replace("other", "monitor")).expect("written");
+    let fork = fixture.fork(&again, "mute").await;
+    assert!(executed(fork.as_ref()), "it loads the state");
+    assert!(!path.exists(), "the next one has a new template");
 }
 
 #[tokio::test]

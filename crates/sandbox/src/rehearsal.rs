@@ -278,16 +278,14 @@ mod tests {
 
     #[test]
     fn the_program_runs() {
-        let folder = std::env::temp_dir().join(format!("rehearsal-{}", std::process::id()));
-        std::fs::create_dir(&folder).expect("a folder");
-        let path = folder.join("program");
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("program");
         std::fs::write(&path, program()).expect("written");
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("executable");
         let output = Command::new(&path).stdin(Stdio::null()).output();
         let output = output.expect("it runs");
         assert!(output.status.success(), "{output:?}");
         assert_eq!(output.stdout, [1], "how many arguments there are");
-        std::fs::remove_dir_all(&folder).expect("removed");
     }
 
     #[test]

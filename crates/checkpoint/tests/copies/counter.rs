@@ -58,6 +58,7 @@ fn work(memory: &File, questions: &Receiver<String>, reply: &Sender<String>) {
     let events = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK) };
     let shared = map(memory);
     let lock = recursive_lock();
+    let wiped = wiped_in_children();
     while let Ok(question) = questions.recv() {
         let (word, argument) = question.split_once(' ').unwrap_or((&question, "0"));
         let argument: u64 = argument.parse().expect("a number");
@@ -92,6 +93,11 @@ fn work(memory: &File, questions: &Receiver<String>, reply: &Sender<String>) {
                 std::mem::forget(std::io::pipe().expect("a pipe"));
                 "ok".to_owned()
             }
+            "wiped" => {
+                // SAFETY: as above.
+                unsafe { wiped.read_volatile().to_string() }
+            }
+            "stack" => signal_stack().to_string(),
             "busy" => {
                 std::thread::spawn(|| while std::hint::black_box(true) {});
                 "ok".to_owned()
@@ -126,6 +132,39 @@ fn map(memory: &File) -> *mut u8 {
     };
     assert_ne!(mapped, libc::MAP_FAILED);
     mapped.cast()
+}
+
+/// A byte that is not 0, but in a child.
+fn wiped_in_children() -> *const u8 {
+    const LENGTH: usize = 4096;
+    // SAFETY: a new mapping at an address of the kernel's choice, which is written before
+    // anybody else knows of it.
+    unsafe {
+        let mapped = libc::mmap(
+            std::ptr::null_mut(),
+            LENGTH,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        );
+        assert_ne!(mapped, libc::MAP_FAILED);
+        assert_eq!(libc::madvise(mapped, LENGTH, libc::MADV_WIPEONFORK), 0);
+        mapped.cast::<u8>().write(1);
+        mapped.cast()
+    }
+}
+
+/// Where the stack for this thread's signals is, which Rust's threads have.
+fn signal_stack() -> usize {
+    let mut stack = std::mem::MaybeUninit::<libc::stack_t>::uninit();
+    // SAFETY: the kernel writes the structure, whose pointer is only looked at.
+    let stack = unsafe {
+        assert_eq!(libc::sigaltstack(std::ptr::null(), stack.as_mut_ptr()), 0);
+        stack.assume_init()
+    };
+    assert_eq!(stack.ss_flags & libc::SS_DISABLE, 0);
+    stack.ss_sp.addr()
 }
 
 /// Adds to an event counter, and returns what is in it, which stays there.

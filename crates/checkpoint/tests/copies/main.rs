@@ -199,6 +199,8 @@ fn copies_go_on_by_themselves() {
     assert_eq!(original.ask("add 5"), "5");
     assert_eq!(original.ask("signal"), "1");
     assert_eq!(original.ask("events 3"), "3");
+    assert_eq!(original.ask("wiped"), "1");
+    let stack = original.ask("stack");
     let written = original.write().expect("written");
     let mut copies = [
         Counter::copy(&written, &memory, true),
@@ -223,6 +225,8 @@ fn copies_go_on_by_themselves() {
         );
         assert_eq!(copy.ask("float"), "0.1", "registers of all kinds are there");
         assert_eq!(copy.ask("memory 7"), "7");
+        assert_eq!(copy.ask("wiped"), "0", "as in a child");
+        assert_eq!(copy.ask("stack"), stack, "its stack for signals is there");
         assert_eq!(copy.ask("forbidden"), "13", "its filters are there");
         assert_eq!(arguments(copy), b"a copy\0of a counter\0");
     }

@@ -50,7 +50,9 @@ impl State {
             .iter()
             .flat_map(|known| known.to_bytes())
             .collect();
-        file.rewind()
+        // It may have been asked for before.
+        file.set_len(0)
+            .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(&bytes))
             .context("cannot write the connections")
     }

@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::arguments::{Begin, SHARE, VSOCK, approve, netdev, network_device, vhost_user_devices};
 use super::freeze;
-use super::image::ProcessImage;
+use super::image::{self, ProcessImage};
 use super::interface::Renewal;
 use super::machine::{Machine, Parts};
 use super::medium;
@@ -51,14 +51,21 @@ pub(super) async fn fork(qemu: &Qemu, template: &Template, config: &VmConfig) ->
     let Some(image) = image else {
         return begin(qemu, template, config, None).await;
     };
-    match begin(qemu, template, config, Some(&image)).await {
-        Ok(machine) => Ok(machine),
-        Err(error) => {
-            tracing::warn!(%error, "no copy of QEMU's process came up; there will be no more of them");
-            ProcessImage::remove(&template.directory)?;
-            begin(qemu, template, config, None).await
-        }
-    }
+    let copy = begin(qemu, template, config, Some(&image));
+    let begun = tokio::time::timeout(image::DEADLINE, copy).await;
+    let error = match begun {
+        Ok(Err(error @ Error::Process { .. })) => error.to_string(),
+        Err(_) => format!("it was not there within {} s", image::DEADLINE.as_secs()),
+        // Whatever else fails would fail again.
+        Ok(begun) => return begun,
+    };
+    tracing::warn!(
+        error,
+        "no copy of QEMU's process came up; its template will be made anew"
+    );
+    let machine = begin(qemu, template, config, None).await?;
+    image.discard(&template.directory);
+    Ok(machine)
 }
 
 /// As [`fork`], with a QEMU that is executed or the copy of another.

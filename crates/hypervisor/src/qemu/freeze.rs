@@ -39,6 +39,12 @@ const GUEST: u64 = 3;
 /// What the guest has put off until it is idle is done once, not in each fork.
 const SETTLE: Duration = Duration::from_millis(100);
 
+/// What is said of a template that has no process.
+const NO_COPIES: &str = "forks of a template will load its state: no copy of its QEMU can be made";
+
+/// How often that is waited for.
+const SETTLE_ATTEMPTS: u32 = 50;
+
 /// What a template for such machines depends on.
 pub(super) fn recipe(qemu: &Qemu, config: &VmConfig) -> Result<Recipe> {
     slot::check(config)?;
@@ -200,7 +206,7 @@ pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> 
         ),
     };
     let arguments = arguments::arguments(config, qemu.accelerator, qemu.tsc_khz, &inherited);
-    let mut process = jail::spawn(qemu, Beginning::Executed(arguments), descriptors, None)?;
+    let mut process = jail::spawn(qemu, Beginning::Template(arguments), descriptors, None)?;
     let mut monitor = Monitor::new(monitor);
 
     // Whichever end is seen first, what the guest said before is known.
@@ -217,6 +223,9 @@ pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> 
         Err(error) => return Err(failed(process, "booting a template", error).await),
     };
     tokio::time::sleep(SETTLE).await;
+    if let Err(error) = settled(&control).await {
+        return Err(failed(process, "waiting for a template's agent", error).await);
+    }
     let frozen = async {
         monitor.execute("stop", json!({})).await?;
         let sockets = Sockets::detach(config, &mut monitor, &control, &sockets).await?;
@@ -224,8 +233,11 @@ pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> 
         if qemu.accelerator == Accelerator::Tcg {
             let made = ProcessImage::make(qemu, &process, &roles, directory).await;
             if let Err(error) = made {
-                // What cannot be copied here is no fault: forks load the state.
-                tracing::info!(%error, "forks will not begin as copies of QEMU's process");
+                match rustix::process::geteuid().is_root() {
+                    true => tracing::warn!(%error, "{NO_COPIES}"),
+                    // To be expected: filters are shown to root alone.
+                    false => tracing::info!(%error, "{NO_COPIES}"),
+                }
             }
         }
         snapshot::save(&mut monitor, &state).await?;
@@ -263,6 +275,17 @@ async fn connected(config: &VmConfig, control: &Control) -> Result<(UnixStream, 
         })?;
     }
     Ok((log, sockets::connect(control).await?))
+}
+
+/// Waits until the connections of a rehearsal are gone, and nothing is under way over others.
+async fn settled(control: &Control) -> io::Result<()> {
+    for _ in 0..SETTLE_ATTEMPTS {
+        if control.note().await.map_err(io::Error::other)? {
+            return Ok(());
+        }
+        tokio::time::sleep(SETTLE).await;
+    }
+    Err(io::Error::other("its connections do not come to rest"))
 }
 
 #[async_trait]

@@ -11,7 +11,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use super::jail::{self, Beginning};
 use super::monitor::Monitor;
 use super::{Qemu, file, freeze, open, pair, read};
 use crate::process::{Descriptors, Process};
-use crate::template::{GIVEN, MEMORY, PAGES, PROCESS};
+use crate::template::{FileIdentity, GIVEN, MEMORY, PAGES, PROCESS};
 use crate::{Error, Result, VmConfig};
 
 /// What one of QEMU's descriptors is for.
@@ -40,8 +40,8 @@ pub(super) enum Role {
     Network(usize),
 }
 
-/// How long a copy may take to say how its machine is.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// How long a copy may take to say how its machine is, and a fork to have its machine go on.
+pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 
 /// What tells a file or a socket from every other: device and inode.
 type Identity = (u64, u64);
@@ -85,21 +85,40 @@ impl Roles {
 pub(super) struct ProcessImage {
     /// What a copy is given, by the numbers.
     given: Vec<(i32, Role)>,
+    /// The file that says so, to tell it from another template's.
+    identity: FileIdentity,
     process: File,
     pages: File,
 }
 
 impl ProcessImage {
-    /// That of a template; none if it has none.
+    /// That of a template; none if it has none, or somebody is removing it.
     pub(super) fn read(directory: &Path) -> Result<Option<Self>> {
-        let Some(given) = read(&directory.join(GIVEN))? else {
+        let path = directory.join(GIVEN);
+        let Some(given) = read(&path)? else {
             return Ok(None);
         };
-        Ok(Some(Self {
-            given,
-            process: open(&directory.join(PROCESS), true)?,
-            pages: open(&directory.join(PAGES), true)?,
-        }))
+        let open = || -> io::Result<Self> {
+            Ok(Self {
+                given,
+                identity: FileIdentity::of(&path)?,
+                process: File::open(directory.join(PROCESS))?,
+                pages: File::open(directory.join(PAGES))?,
+            })
+        };
+        match open() {
+            Ok(image) => Ok(Some(image)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(file(directory)(error)),
+        }
+    }
+
+    /// Removes it from its template, which is made anew then, unless it has been already.
+    pub(super) fn discard(&self, directory: &Path) {
+        let is_this = FileIdentity::of(&directory.join(GIVEN)).is_ok_and(|it| it == self.identity);
+        if is_this && let Err(error) = Self::remove(directory) {
+            tracing::warn!(%error, "a process that cannot be copied stays");
+        }
     }
 
     /// Makes that of a template, whose machine stands still. Whether copies come up on this
@@ -163,9 +182,12 @@ impl ProcessImage {
     }
 
     async fn write(qemu: &Qemu, process: &Process, roles: &Roles, directory: &Path) -> Result<()> {
+        // QEMU's addresses are nobody's business.
         let make = |name: &str| {
             let path = directory.join(name);
-            File::create_new(&path).map_err(file(&path))
+            let mut options = File::options();
+            let made = options.write(true).create_new(true).mode(0o600).open(&path);
+            made.map_err(file(&path))
         };
         let id = process.id().ok_or(Error::Ended)?;
         let given = roles
@@ -192,9 +214,10 @@ impl ProcessImage {
                 detail: writer.obituary(status).await,
             });
         }
-        serde_json::to_writer(make(GIVEN)?, &given)
+        let list = make(GIVEN)?;
+        serde_json::to_writer(&list, &given)
             .map_err(|error| file(&directory.join(GIVEN))(error.into()))?;
-        let synchronise = move || [image, pages].iter().try_for_each(File::sync_all);
+        let synchronise = move || [image, pages, list].iter().try_for_each(File::sync_all);
         tokio::task::spawn_blocking(synchronise)
             .await
             .map_err(io::Error::other)

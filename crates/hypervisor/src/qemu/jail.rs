@@ -39,6 +39,8 @@ const VISIBLE: [&str; 9] = [
 pub(super) enum Beginning {
     /// It is executed with these arguments.
     Executed(Vec<OsString>),
+    /// Likewise, and others begin as copies of it.
+    Template(Vec<OsString>),
     /// It is a copy of another one.
     Copied {
         /// Arguments that tell its jailer of the other one.
@@ -70,8 +72,13 @@ pub(super) fn spawn(
     if qemu.accelerator == Accelerator::Kvm {
         line.push("--device=/dev/kvm".into());
     }
+    let mut environment = vec![("GLIBC_TUNABLES", caisson_checkpoint::TUNABLES)];
     let arguments = match beginning {
-        Beginning::Executed(arguments) => arguments,
+        Beginning::Executed(arguments) => {
+            environment.clear();
+            arguments
+        }
+        Beginning::Template(arguments) => arguments,
         Beginning::Copied { of, name } => {
             line.extend(of.into_iter().map(OsString::from));
             vec!["-name".into(), format!("guest={name}").into()]
@@ -81,7 +88,6 @@ pub(super) fn spawn(
     line.push(qemu.program.clone().into());
     line.extend(arguments);
     let program = &qemu.devices_program;
-    let environment = [("GLIBC_TUNABLES", caisson_checkpoint::TUNABLES)];
     Process::spawn(
         "QEMU",
         program,

@@ -8,15 +8,12 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
+use caisson_checkpoint::{Memory, Range};
+
 use crate::template::copy_file;
 
-const PAGE: u64 = 4096;
-
-/// Pages copied at once.
-const PIECE: u64 = 64;
-
-/// Bytes of the map of pages that are read at once.
-const ENTRIES: usize = 64 << 10;
+/// Bytes copied at once.
+const PIECE: usize = 256 << 10;
 
 /// Part of a mapping of the file.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,10 +40,9 @@ pub(super) fn copy(pid: u32, from: &File, to: &File) -> io::Result<()> {
         )));
     }
     copy_file(from, to)?;
-    let map = File::open(format!("/proc/{pid}/pagemap"))?;
-    let memory = File::open(format!("/proc/{pid}/mem"))?;
+    let memory = Memory::of(pid).map_err(io::Error::other)?;
     for part in &mappings {
-        copy_private(&map, &memory, part, to)?;
+        copy_private(&memory, part, to)?;
     }
     Ok(())
 }
@@ -71,41 +67,23 @@ fn mapping(line: &str, inode: u64) -> Option<Mapping> {
 }
 
 /// Copies the pages that are no longer the file's.
-fn copy_private(map: &File, memory: &File, part: &Mapping, to: &File) -> io::Result<()> {
-    let mut entries = vec![0; ENTRIES];
-    let mut buffer = vec![0; (PIECE * PAGE) as usize];
-    let mut address = part.begin;
-    while address < part.end {
-        let pages = ((part.end - address) / PAGE).min(ENTRIES as u64 / 8);
-        let entries = &mut entries[..pages as usize * 8];
-        map.read_exact_at(entries, address / PAGE * 8)?;
-        let private: Vec<bool> = entries.chunks_exact(8).map(is_private).collect();
-        let mut page = 0;
-        while page < pages {
-            let written = private[page as usize..].iter().take(PIECE as usize);
-            let run = written.take_while(|private| **private).count() as u64;
-            if run == 0 {
-                page += 1;
-                continue;
-            }
-            let bytes = &mut buffer[..(run * PAGE) as usize];
-            let begin = address + page * PAGE;
-            memory.read_exact_at(bytes, begin)?;
-            to.write_all_at(bytes, begin - part.begin + part.offset)?;
-            page += run;
+fn copy_private(memory: &Memory, part: &Mapping, to: &File) -> io::Result<()> {
+    let mut buffer = vec![0; PIECE];
+    let whole = Range {
+        begin: part.begin,
+        end: part.end,
+    };
+    for written in memory.written(whole)? {
+        let mut address = written.begin;
+        while address < written.end {
+            let length = (written.end - address).min(PIECE as u64);
+            let bytes = &mut buffer[..length as usize];
+            memory.bytes.read_exact_at(bytes, address)?;
+            to.write_all_at(bytes, address - part.begin + part.offset)?;
+            address += length;
         }
-        address += pages * PAGE;
     }
     Ok(())
-}
-
-/// Present or swapped out, and no page of a file.
-fn is_private(entry: &[u8]) -> bool {
-    const PRESENT: u64 = 1 << 63;
-    const SWAPPED: u64 = 1 << 62;
-    const OF_A_FILE: u64 = 1 << 61;
-    let entry = entry.try_into().map_or(0, u64::from_ne_bytes);
-    entry & (PRESENT | SWAPPED) != 0 && entry & OF_A_FILE == 0
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Where templates are kept: made once, by whoever comes first.
 //!
 //! ```text
-//! <key>/          a template: memory, state, template.json
+//! <key>/          a template: memory, state, template.json; disk, log, sockets.json; and the
+//!                 process that ran its machine: pages, process.json, given.json
 //! <key>.failed    why it could not be made
 //! .new            one that is being made
 //! .gone-...       one that is being removed
