@@ -14,6 +14,9 @@ pub(super) fn fork_under_init(terminal: bool) -> Result<()> {
     if unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) } < 0 {
         return Err(Error::system("protect init")(io::Error::last_os_error()));
     }
+    // A first process loses what it neither blocks nor handles, and the program may be told to
+    // end as soon as it runs.
+    let (all, before) = block_signals();
     // SAFETY: the process has one thread, and both sides go on with a whole copy.
     match unsafe { libc::fork() } {
         -1 => Err(Error::system("start the program under init")(
@@ -21,10 +24,14 @@ pub(super) fn fork_under_init(terminal: bool) -> Result<()> {
         )),
         0 => {
             own_group(terminal);
+            // SAFETY: the set outlives the call.
+            unsafe {
+                libc::sigprocmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut())
+            };
             Ok(())
         }
         child => {
-            let Err(error) = serve(child);
+            let Err(error) = serve(child, &all);
             eprintln!("init: {error}");
             // SAFETY: `_exit` has no preconditions.
             unsafe { libc::_exit(255) }
@@ -46,28 +53,33 @@ fn own_group(terminal: bool) {
     }
 }
 
-fn serve(program: libc::pid_t) -> Result<Infallible> {
+/// Blocks every signal. Returns all of them, and those that were blocked before.
+fn block_signals() -> (libc::sigset_t, libc::sigset_t) {
+    // SAFETY: a signal set is plain data, filled before it is used.
+    let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = unsafe { std::mem::zeroed() };
+    // SAFETY: the sets outlive both calls.
+    unsafe {
+        libc::sigfillset(&raw mut all);
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const all, &raw mut before);
+    }
+    (all, before)
+}
+
+/// Reaps, and passes signals on, which are all blocked.
+fn serve(program: libc::pid_t, all: &libc::sigset_t) -> Result<Infallible> {
     // Its streams and its reports are the program's.
     // SAFETY: nothing of this process uses a descriptor from here on.
     unsafe {
         libc::close_range(0, libc::c_uint::MAX, 0);
     }
     let failed = || Error::system("wait for signals");
-    // SAFETY: a signal set is plain data, filled before it is used.
-    let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the set outlives both calls.
-    unsafe {
-        libc::sigfillset(&raw mut all);
-        libc::sigprocmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut());
-    }
     loop {
-        // The program may have ended before the signals were blocked.
         if let Some(code) = reap(program) {
             // SAFETY: `_exit` has no preconditions.
             unsafe { libc::_exit(code) }
         }
         // SAFETY: waits for one of the set; nothing is written.
-        let signal = unsafe { libc::sigwaitinfo(&raw const all, std::ptr::null_mut()) };
+        let signal = unsafe { libc::sigwaitinfo(all, std::ptr::null_mut()) };
         match signal {
             libc::SIGCHLD => {}
             -1 => {
