@@ -39,6 +39,20 @@ fn starts_are_measured_alone_and_side_by_side() {
     assert!(caisson.ok(["ps", "-aq"]).is_empty());
 }
 
+/// What forks are for. With KVM, a fork loads a state, which is to take less than a boot.
+#[test]
+fn a_fork_takes_a_third_of_a_boot_at_most() {
+    let caisson = Caisson::new();
+    let runs = ["start", "--runs", "5", "--at-once", "2", "--json"];
+    let all = figures(&caisson, &runs);
+    let listed = caisson.ok(["template", "ls", "--format", "json"]);
+    let longest = match listed.contains("process copies") {
+        true => 0.35,
+        false => 1.0,
+    };
+    assert!(positive(&all, "forkToBoot") <= longest, "{all}");
+}
+
 #[test]
 fn copies_are_measured() {
     let caisson = Caisson::new();

@@ -128,13 +128,18 @@ fn a_fork_leaves_nothing_in_its_template() {
     }
     let metadata = memory.metadata().expect("metadata");
     assert_eq!(metadata.modified().expect("a time"), before);
-    let bytes = fs::read(&memory).expect("memory");
-    let holds = |word: &[u8]| bytes.windows(word.len()).any(|window| window == word);
-    assert!(holds(b"Linux version"), "this is a guest's memory");
-    assert!(
-        !holds(b"planted-secret-"),
-        "a workload's page is in the template"
-    );
+    let holds = |name: &str, word: &[u8]| {
+        let bytes = fs::read(template.join(name)).expect("memory");
+        bytes.windows(word.len()).any(|window| window == word)
+    };
+    assert!(holds("memory", b"Linux version"), "this is a guest's");
+    assert!(holds("pages", b"qemu-system-"), "this is QEMU's");
+    for name in ["memory", "pages"] {
+        assert!(
+            !holds(name, b"planted-secret-"),
+            "a workload's page is in the template's {name}"
+        );
+    }
 }
 
 #[test]
