@@ -4,19 +4,16 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::RawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::host::Host;
-use crate::image::{Action, Image, KernelMapping, MappedFile, Mapping, Range, Source, Thread};
+use crate::image::{Action, Image, KernelMapping, MappedFile, Mapping, SIGNALS, Source, Thread};
 use crate::maps::{self, Line};
 use crate::pages::{Memory, Pages};
 use crate::tracee::Tracee;
 use crate::{Error, Result, descriptor, thread};
-
-/// Signals that have a number.
-const SIGNALS: std::ops::RangeInclusive<i32> = 1..=64;
 
 /// How long threads may take until all of them wait, and how often that is looked at.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -193,8 +190,8 @@ fn write_thread(tracee: &Tracee, memory: &Memory, pages: &mut Pages<'_>) -> Resu
         [GET_NUMBER_ADDRESS, to, 0, 0]
     })?;
     let mut number = [0; 4];
-    std::os::unix::fs::FileExt::read_exact_at(&memory.bytes, &mut number, number_at)
-        .map_err(Error::system("read the memory of the process"))?;
+    let read = memory.bytes.read_exact_at(&mut number, number_at);
+    read.map_err(Error::system("read the memory of the process"))?;
     // Where glibc keeps it; another library may have something else there.
     if i32::from_ne_bytes(number) != tracee.0 {
         let what = "a thread that keeps its number elsewhere";
@@ -287,7 +284,7 @@ fn write_mapping(
         }
     };
     Ok(Mapping {
-        range: Range { ..line.range },
+        range: line.range,
         protection: line.protection,
         source,
         runs,

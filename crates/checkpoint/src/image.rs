@@ -141,6 +141,9 @@ pub(crate) struct Thread {
     pub(crate) frame: (u64, u64),
 }
 
+/// Signals that have a number.
+pub(crate) const SIGNALS: std::ops::RangeInclusive<i32> = 1..=64;
+
 /// What a signal does: as `struct kernel_sigaction` of rt_sigaction(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Action {

@@ -46,6 +46,7 @@ mod tracee;
 pub use error::{Error, Result};
 pub use freeze::freeze;
 pub use image::{Image, Range};
+pub use maps::Line;
 pub use pages::Memory;
 pub use restore::Copy;
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-use crate::image::{Image, KernelMapping, Mapping, Range, Source, Thread};
+use crate::image::{Image, KernelMapping, Mapping, Range, SIGNALS, Source, Thread};
 use crate::program::Call;
 use crate::room::Room;
 use crate::{Error, Result, thread};
@@ -19,8 +19,7 @@ const BEGIN: u64 = 0x1_0000;
 /// (`RLIMIT_STACK`). They are taken as they are written.
 pub(crate) const STACK: u64 = 8 << 20;
 
-/// Signals, and the two of them for which nothing can be set.
-const SIGNALS: std::ops::RangeInclusive<i32> = 1..=64;
+/// Signals for which nothing can be set.
 const FIXED: [i32; 2] = [libc::SIGKILL, libc::SIGSTOP];
 
 /// `struct prctl_mm_map` (linux/prctl.h), after its addresses: no auxiliary vector, and the
@@ -69,11 +68,13 @@ impl Plan<'_> {
         let (first, others) = self.image.threads.split_first().ok_or(Error::NoRoom)?;
         let mut calls = self.memory();
         let signals = self.signals();
+        let become_first = first_thread(first);
         // What the calls read comes after them, and has addresses: they are counted first.
-        let number = calls.len() + 1 + signals.len() + first_thread(first).len();
+        let number = calls.len() + 1 + signals.len() + become_first.len();
         let number = number + others.len() + 1 + 2 * others.len();
         let read_at = self.at(number);
-        let mut read = self.layout(read_at);
+        let arguments_at = read_at + ((LAYOUT + 4 * signals.len()) * 8) as u64;
+        let mut read = self.layout(arguments_at);
         let arguments = [
             libc::PR_SET_MM as u64,
             libc::PR_SET_MM_MAP as u64,
@@ -90,7 +91,7 @@ impl Plan<'_> {
                 [signal as u64, address, 0, size],
             ));
         }
-        calls.extend(first_thread(first));
+        calls.extend(become_first);
         let resume = Call::new(libc::SYS_rt_sigreturn, []);
         let their_calls = calls.len() + others.len() + 1;
         for (index, (thread, frame)) in others.iter().zip(&self.room.frames[1..]).enumerate() {
@@ -183,11 +184,9 @@ impl Plan<'_> {
         }
     }
 
-    /// `struct prctl_mm_map`. The arguments come after all that the calls read.
-    fn layout(&self, read_at: u64) -> Vec<u64> {
+    /// `struct prctl_mm_map`. The process's arguments come after all that the calls read.
+    fn layout(&self, arguments: u64) -> Vec<u64> {
         let layout = &self.image.layout;
-        let words = LAYOUT + 4 * self.signals().len();
-        let arguments = read_at + (words * size_of::<u64>()) as u64;
         let mut map = vec![
             layout.start_code,
             layout.end_code,

@@ -8,12 +8,17 @@ use crate::{Error, Result};
 
 /// A line of `/proc/PID/maps` (proc_pid_maps(5)).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Line {
-    pub(crate) range: Range,
+pub struct Line {
+    /// Where it is mapped.
+    pub range: Range,
+    /// `PROT_*` (mmap(2)).
     pub(crate) protection: i32,
-    pub(crate) shared: bool,
-    pub(crate) offset: u64,
-    pub(crate) inode: u64,
+    /// Whether what is written goes to the file.
+    pub shared: bool,
+    /// Where it begins in the file, bytes.
+    pub offset: u64,
+    /// The file's; 0 if there is none.
+    pub inode: u64,
     /// A path, a name in brackets, or nothing.
     pub(crate) name: String,
     /// Whether a child of the process would find zeros there (`MADV_WIPEONFORK`,
@@ -26,7 +31,8 @@ pub(crate) fn of(process: u32) -> Result<Vec<Line>> {
     let text = fs::read_to_string(format!("/proc/{process}/maps"))
         .map_err(Error::system("read what the process has mapped"))?;
     let lines = text.lines().map(|line| {
-        parse(line).ok_or_else(|| Error::Unsupported(format!("a mapping that reads `{line}`")))
+        Line::parse(line)
+            .ok_or_else(|| Error::Unsupported(format!("a mapping that reads `{line}`")))
     });
     lines.collect()
 }
@@ -46,7 +52,7 @@ pub(crate) fn with_flags(process: u32) -> Result<Vec<Line>> {
                 }
             }
             // Figures have a name before a colon.
-            None => lines.extend(parse(text)),
+            None => lines.extend(Line::parse(text)),
         }
     }
     match lines.is_empty() {
@@ -57,39 +63,40 @@ pub(crate) fn with_flags(process: u32) -> Result<Vec<Line>> {
     }
 }
 
-fn parse(line: &str) -> Option<Line> {
-    let mut fields = line.splitn(6, ' ');
-    let (begin, end) = fields.next()?.split_once('-')?;
-    let permissions = fields.next()?.as_bytes();
-    let offset = fields.next()?;
-    let _device = fields.next()?;
-    let inode = fields.next()?.parse().ok()?;
-    let name = fields.next().unwrap_or_default().trim_start();
-    let number = |text| u64::from_str_radix(text, 16).ok();
-    let [read, write, execute, sharing] = permissions else {
-        return None;
-    };
-    let flags = [
-        (read, b'r', libc::PROT_READ),
-        (write, b'w', libc::PROT_WRITE),
-        (execute, b'x', libc::PROT_EXEC),
-    ];
-    let set = flags.into_iter().filter(|(found, is, _)| *found == is);
-    Some(Line {
-        range: Range {
-            begin: number(begin)?,
-            end: number(end)?,
-        },
-        protection: set.fold(0, |all, (_, _, flag)| all | flag),
-        shared: *sharing == b's',
-        offset: number(offset)?,
-        inode,
-        name: name.to_owned(),
-        is_wiped: false,
-    })
-}
-
 impl Line {
+    /// Reads one; none if it is no such line.
+    pub fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.splitn(6, ' ');
+        let (begin, end) = fields.next()?.split_once('-')?;
+        let permissions = fields.next()?.as_bytes();
+        let offset = fields.next()?;
+        let _device = fields.next()?;
+        let inode = fields.next()?.parse().ok()?;
+        let name = fields.next().unwrap_or_default().trim_start();
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        let [read, write, execute, sharing] = permissions else {
+            return None;
+        };
+        let flags = [
+            (read, b'r', libc::PROT_READ),
+            (write, b'w', libc::PROT_WRITE),
+            (execute, b'x', libc::PROT_EXEC),
+        ];
+        let set = flags.into_iter().filter(|(found, is, _)| *found == is);
+        Some(Self {
+            range: Range {
+                begin: number(begin)?,
+                end: number(end)?,
+            },
+            protection: set.fold(0, |all, (_, _, flag)| all | flag),
+            shared: *sharing == b's',
+            offset: number(offset)?,
+            inode,
+            name: name.to_owned(),
+            is_wiped: false,
+        })
+    }
+
     /// Whether the kernel has mapped it for every process, at an address of its choice.
     pub(crate) fn is_kernels(&self) -> bool {
         self.name.starts_with("[vvar") || self.name == "[vdso]"
@@ -145,15 +152,15 @@ mod tests {
     #[test]
     fn a_line_is_read() {
         let line = "7f00000000-7f00003000 r-xp 00002000 fe:01 4711     /usr/lib/a b.so";
-        let found = parse(line).expect("a line");
+        let found = Line::parse(line).expect("a line");
         assert_eq!(found.range.length(), 0x3000);
         assert_eq!(found.protection, libc::PROT_READ | libc::PROT_EXEC);
         assert_eq!((found.offset, found.inode), (0x2000, 4711));
         assert_eq!(found.path(), Some("/usr/lib/a b.so".into()));
         assert!(!found.shared);
-        let heap = parse("1000-2000 rw-p 00000000 00:00 0   [heap]").expect("a line");
+        let heap = Line::parse("1000-2000 rw-p 00000000 00:00 0   [heap]").expect("a line");
         assert_eq!(heap.path(), None);
-        assert!(parse("1000 rw-p").is_none());
+        assert!(Line::parse("1000 rw-p").is_none());
         let own = of(std::process::id()).expect("our own");
         assert!(own.iter().any(Line::is_kernels));
         let flagged = with_flags(std::process::id()).expect("our own");

@@ -23,7 +23,7 @@ const ENTRIES: u64 = 8 << 10;
 #[derive(Debug)]
 pub struct Memory {
     /// `/proc/PID/mem`: what is at each address.
-    pub bytes: File,
+    pub(crate) bytes: File,
     map: File,
 }
 
@@ -68,6 +68,23 @@ impl Memory {
         }
         Ok(found)
     }
+
+    /// Copies pages to a place in a file.
+    ///
+    /// # Errors
+    /// When the process has ended, or the file cannot be written.
+    pub fn copy(&self, range: Range, to: &File, offset: u64) -> io::Result<()> {
+        let mut buffer = vec![0; (PIECE * PAGE) as usize];
+        let mut address = range.begin;
+        while address < range.end {
+            let length = (range.end - address).min(PIECE * PAGE);
+            let bytes = &mut buffer[..length as usize];
+            self.bytes.read_exact_at(bytes, address)?;
+            to.write_all_at(bytes, address - range.begin + offset)?;
+            address += length;
+        }
+        Ok(())
+    }
 }
 
 /// Present or swapped out, and no page of a file
@@ -95,16 +112,8 @@ impl<'a> Pages<'a> {
     /// Copies pages of a process.
     pub(crate) fn copy(&mut self, memory: &Memory, range: Range) -> io::Result<Run> {
         let offset = self.length;
-        let mut buffer = vec![0; (PIECE * PAGE) as usize];
-        let mut address = range.begin;
-        while address < range.end {
-            let length = (range.end - address).min(PIECE * PAGE);
-            let bytes = &mut buffer[..length as usize];
-            memory.bytes.read_exact_at(bytes, address)?;
-            self.file.write_all_at(bytes, self.length)?;
-            self.length += length;
-            address += length;
-        }
+        memory.copy(range, self.file, offset)?;
+        self.length += range.length();
         Ok(Run { range, offset })
     }
 

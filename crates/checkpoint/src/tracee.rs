@@ -1,7 +1,9 @@
 //! A thread of another process, held still (ptrace(2)).
 
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::unix::fs::FileExt;
 use std::ptr;
 
 use crate::{Error, Result};
@@ -212,7 +214,7 @@ impl Tracee {
     /// It waits in a system call, of which it must not notice.
     pub(crate) fn call<const N: usize>(
         &self,
-        memory: &std::fs::File,
+        memory: &File,
         number: libc::c_long,
         arguments: impl FnOnce(u64) -> [u64; 4],
     ) -> Result<[u64; N]> {
@@ -254,8 +256,8 @@ impl Tracee {
         let mut result = [0; N];
         for (word, address) in result.iter_mut().zip((scratch..).step_by(8)) {
             let mut bytes = [0; 8];
-            std::os::unix::fs::FileExt::read_exact_at(memory, &mut bytes, address)
-                .map_err(Error::system("read the memory of the process"))?;
+            let read = memory.read_exact_at(&mut bytes, address);
+            read.map_err(Error::system("read the memory of the process"))?;
             *word = u64::from_ne_bytes(bytes);
         }
         Ok(result)

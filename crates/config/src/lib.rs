@@ -252,6 +252,11 @@ impl Settings {
             .map(|selected| (selected.hypervisor, selected.reason))
     }
 
+    /// As [`Self::templates`]; none if every machine is to boot.
+    pub fn templates_to_fork(&self) -> Option<TemplateStore> {
+        (self.template != "off").then(|| self.templates())
+    }
+
     /// The machines from which others are forked.
     pub fn templates(&self) -> TemplateStore {
         TemplateStore::new(self.root.join("templates"))

@@ -4,6 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use caisson_protocol::agent_ttrpc::AgentClient;
+use tokio::io::AsyncWriteExt;
 use ttrpc::context::Context;
 
 use crate::{Error, Result, console};
@@ -27,6 +28,19 @@ pub(crate) fn entropy() -> Result<Vec<u8>> {
     })?;
     entropy.truncate(filled);
     Ok(entropy)
+}
+
+/// Tells the agent the number of a stream to its port for streams.
+pub(crate) async fn number(stream: UnixStream, number: u64) -> Result<tokio::net::UnixStream> {
+    let number_it = async {
+        stream.set_nonblocking(true)?;
+        let mut stream = tokio::net::UnixStream::from_std(stream)?;
+        stream.write_all(&number.to_be_bytes()).await?;
+        Ok(stream)
+    };
+    number_it
+        .await
+        .map_err(Error::host("opening a stream to the guest"))
 }
 
 /// Speaks ttrpc over a stream to the agent's port.

@@ -6,7 +6,6 @@
 //! fork does. Nothing of any workload is in it: the container has no image, and a program that
 //! this module makes.
 
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -22,7 +21,8 @@ use oci_spec::runtime::{
     LinuxSeccompAction, LinuxSeccompBuilder, LinuxSyscallBuilder, ProcessBuilder, RootBuilder, Spec,
 };
 use protobuf::{Message, MessageField};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
 
 use crate::sandbox::realtime_ns;
 use crate::{Error, Result, agent, describe, network, seccomp};
@@ -30,6 +30,10 @@ use crate::{Error, Result, agent, describe, network, seccomp};
 /// Name of the container, and path of its program.
 const NAME: &str = "rehearsal";
 const PROGRAM: &str = "/rehearsal";
+
+/// Numbers of its streams.
+const STDOUT: u64 = 1;
+const STDERR: u64 = 2;
 
 /// The host name that a guest has before it is given one.
 const NO_NAME: &str = "(none)";
@@ -71,7 +75,11 @@ impl Container {
         let configured = client.configure(agent::bounded(), &self.identity()?).await;
         configured.map_err(agent::failed(doing))?;
 
-        let mut streams = [Stream::open(guest, 1).await?, Stream::open(guest, 2).await?];
+        let mut streams = Vec::new();
+        for number in [STDOUT, STDERR] {
+            let stream = guest.connect(STREAM_PORT).await?;
+            streams.push(agent::number(stream, number).await?);
+        }
         let request = request(layer)?;
         let created = client.create_container(agent::bounded(), &request);
         created.await.map_err(agent::failed(doing))?;
@@ -94,7 +102,7 @@ impl Container {
             });
         }
         for stream in &mut streams {
-            stream.drain().await?;
+            drain(stream).await?;
         }
         let deleted = client.delete_container(agent::bounded(), &container);
         deleted.await.map_err(agent::failed(doing))?;
@@ -114,30 +122,12 @@ impl Container {
     }
 }
 
-/// A standard stream of the program.
-struct Stream(tokio::net::UnixStream);
-
-impl Stream {
-    async fn open(guest: &dyn Ports, number: u64) -> Result<Self> {
-        let doing = "opening a stream to the guest";
-        let stream: UnixStream = guest.connect(STREAM_PORT).await?;
-        stream.set_nonblocking(true).map_err(Error::host(doing))?;
-        let mut stream = tokio::net::UnixStream::from_std(stream).map_err(Error::host(doing))?;
-        let number = number.to_be_bytes();
-        stream
-            .write_all(&number)
-            .await
-            .map_err(Error::host(doing))?;
-        Ok(Self(stream))
-    }
-
-    /// Reads what there is, to the end.
-    async fn drain(&mut self) -> Result<()> {
-        let mut said = Vec::new();
-        let read = (&mut self.0).take(1 << 10).read_to_end(&mut said).await;
-        read.map_err(Error::host("reading from the guest"))
-            .map(drop)
-    }
+/// Reads what there is of a standard stream, to the end.
+async fn drain(stream: &mut UnixStream) -> Result<()> {
+    let mut said = Vec::new();
+    let read = stream.take(1 << 10).read_to_end(&mut said).await;
+    read.map_err(Error::host("reading from the guest"))
+        .map(drop)
 }
 
 /// A container as engines ask for by default.
@@ -166,8 +156,8 @@ fn request(layer: Option<&str>) -> Result<CreateContainerRequest> {
         ..Default::default()
     };
     let stdio = Stdio {
-        stdout: 1,
-        stderr: 2,
+        stdout: STDOUT,
+        stderr: STDERR,
         ..Default::default()
     };
     Ok(CreateContainerRequest {

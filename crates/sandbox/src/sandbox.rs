@@ -14,7 +14,7 @@ use caisson_protocol::agent::ConfigureRequest;
 use caisson_protocol::agent_ttrpc::AgentClient;
 use caisson_protocol::{AGENT_PORT, LOG_PORT, SHARE_TAG, STREAM_PORT};
 use protobuf::MessageField;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::sync::{OwnedRwLockReadGuard, RwLock, watch};
 
 use crate::rehearsal::rehearsal;
@@ -34,7 +34,7 @@ const RETURN_DEADLINE: Duration = Duration::from_secs(30);
 /// A sandbox to be started.
 #[derive(Debug, Clone)]
 pub struct SandboxConfig {
-    /// The machine. `host_ports` is filled in by [`Sandbox::start`].
+    /// The machine. `host_ports` and `rehearsal` are filled in by [`Sandbox::start`].
     pub vm: VmConfig,
     /// Its networks; without any, the guest has the loopback only. The machine's
     /// interfaces are filled in by [`Sandbox::start`].
@@ -106,6 +106,7 @@ impl Sandbox {
         timing: &Timing,
     ) -> Result<Self> {
         config.vm.host_ports = vec![LOG_PORT];
+        let mut expected = None;
         if let Some(attachment) = &config.network {
             config.vm.interfaces = network::interfaces(attachment);
             config.vm.network_namespace = attachment.namespace();
@@ -113,10 +114,10 @@ impl Sandbox {
                 let guest = attachment.guest();
                 let parameter = network::template_parameter(&guest)?;
                 config.vm.template_parameters.push(parameter);
-                config.vm.rehearsal = Some(rehearsal(Some(&guest)));
+                expected = Some(guest);
             }
         }
-        config.vm.rehearsal.get_or_insert_with(|| rehearsal(None));
+        config.vm.rehearsal = Some(rehearsal(expected.as_ref()));
         if let Some(snapshot) = &config.snapshot {
             let started = start::copied(hypervisor, snapshot, &config, timing).await?;
             return Self::introduce(started, &config, None, timing).await;
@@ -353,13 +354,7 @@ impl Sandbox {
             }
             Err(error) => return Err(error.into()),
         };
-        stream.set_nonblocking(true).map_err(Error::host(doing))?;
-        let mut stream = tokio::net::UnixStream::from_std(stream).map_err(Error::host(doing))?;
-        stream
-            .write_all(&number.to_be_bytes())
-            .await
-            .map_err(Error::host(doing))?;
-        Ok((number, stream))
+        Ok((number, agent::number(stream, number).await?))
     }
 
     /// Waits for the machine's end and says why it ended.

@@ -273,7 +273,7 @@ impl Pod {
                 run_directory: self.place.folder.clone(),
             },
             network: Some(network),
-            templates: (settings.template != "off").then(|| settings.templates()),
+            templates: settings.templates_to_fork(),
             identity: bundle.map_or_else(Identity::default, identity),
             boot_deadline: Duration::from_secs(settings.boot_deadline),
             guest_log: self.place.folder.join("guest.log"),

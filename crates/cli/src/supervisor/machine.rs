@@ -68,7 +68,7 @@ pub fn prepare(container: &Container, settings: &Settings, timing: &Timing) -> R
             ..Identity::default()
         },
         snapshot: None,
-        templates: (settings.template != "off").then(|| settings.templates()),
+        templates: settings.templates_to_fork(),
         boot_deadline: Duration::from_secs(settings.boot_deadline),
         guest_log: container.guest_log(),
     };

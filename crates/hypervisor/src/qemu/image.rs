@@ -8,11 +8,13 @@
 //!
 //! That is for TCG alone: a machine of the kernel's (KVM) cannot be copied with the process.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -148,8 +150,7 @@ impl ProcessImage {
         let (_console, its_console) = pair()?;
         let (monitor, its_monitor) = pair()?;
         let (_frames, its_frames) = pair()?;
-        let mut descriptors = Descriptors::default();
-        let mut arguments = self.give(&mut descriptors, |role| {
+        let mut copy = self.spawn(qemu, "template", true, None, |role| {
             let socket = match role {
                 Role::Console => &its_console,
                 Role::Monitor => &its_monitor,
@@ -162,12 +163,6 @@ impl ProcessImage {
             };
             duplicate(socket)
         })?;
-        arguments.push(PRIVATE.to_owned());
-        let beginning = Beginning::Copied {
-            of: arguments,
-            name: "template".to_owned(),
-        };
-        let mut copy = jail::spawn(qemu, beginning, descriptors, None)?;
         drop((its_console, its_monitor, its_frames));
         let mut monitor = Monitor::resumed(monitor);
         let asked = monitor.execute("query-status", json!({}));
@@ -196,10 +191,7 @@ impl ProcessImage {
         let (image, pages) = (make(PROCESS)?, make(PAGES)?);
         let mut descriptors = Descriptors::default();
         let mut arguments = vec!["checkpoint".into(), format!("--process={id}").into()];
-        for (flag, file) in [("--image-fd", &image), ("--pages-fd", &pages)] {
-            let file = file.try_clone().map_err(Error::host("a file"))?;
-            arguments.push(format!("{flag}={}", descriptors.add(file)).into());
-        }
+        arguments.extend(pass(&image, &pages, &mut descriptors)?);
         let standard = 0..3;
         let numbers = standard.chain(given.iter().map(|(number, _)| *number));
         arguments.extend(numbers.map(|number| format!("--given={number}").into()));
@@ -240,26 +232,41 @@ impl ProcessImage {
         Ok(())
     }
 
-    /// What a copy is given. Returns what else its jailer is, too: arguments.
-    pub(super) fn give(
+    /// Starts a copy of this name, which is given what `of` says for each role. What it writes
+    /// to the machine's memory is for nobody else if that is `private`.
+    pub(super) fn spawn(
         &self,
-        descriptors: &mut Descriptors,
+        qemu: &Qemu,
+        name: &str,
+        private: bool,
+        network_namespace: Option<Arc<OwnedFd>>,
         of: impl Fn(Role) -> Result<OwnedFd>,
-    ) -> Result<Vec<String>> {
+    ) -> Result<Process> {
+        let mut descriptors = Descriptors::default();
         for (number, role) in &self.given {
             descriptors.add_as(*number, of(*role)?);
         }
-        let mut arguments = Vec::new();
-        for (flag, file) in [("--image-fd", &self.process), ("--pages-fd", &self.pages)] {
-            let file = file.try_clone().map_err(Error::host("a file"))?;
-            arguments.push(format!("{flag}={}", descriptors.add(file)));
+        let mut arguments = pass(&self.process, &self.pages, &mut descriptors)?;
+        if private {
+            arguments.push("--private".into());
         }
-        Ok(arguments)
+        let beginning = Beginning::Copied {
+            of: arguments,
+            name: name.to_owned(),
+        };
+        jail::spawn(qemu, beginning, descriptors, network_namespace)
     }
 }
 
-/// Tells the jailer that what the copy writes to its memory is for nobody else.
-pub(super) const PRIVATE: &str = "--private";
+/// Gives `caisson-devices` the files of an image. Returns the arguments that tell it so.
+fn pass(process: &File, pages: &File, descriptors: &mut Descriptors) -> Result<Vec<OsString>> {
+    let files = [("--image-fd", process), ("--pages-fd", pages)];
+    let mut give = |(flag, file)| {
+        let number = descriptors.add(duplicate(file)?);
+        Ok(format!("{flag}={number}").into())
+    };
+    files.into_iter().map(&mut give).collect()
+}
 
 /// What a machine has in one of these roles, besides its console and its monitor.
 pub(super) fn own(config: &VmConfig, memory: &File, role: Role) -> Result<OwnedFd> {

@@ -44,7 +44,7 @@ pub(super) enum Beginning {
     /// It is a copy of another one.
     Copied {
         /// Arguments that tell its jailer of the other one.
-        of: Vec<String>,
+        of: Vec<OsString>,
         /// Name of its machine, as it is shown.
         name: String,
     },
@@ -80,7 +80,7 @@ pub(super) fn spawn(
         }
         Beginning::Template(arguments) => arguments,
         Beginning::Copied { of, name } => {
-            line.extend(of.into_iter().map(OsString::from));
+            line.extend(of);
             vec!["-name".into(), format!("guest={name}").into()]
         }
     };

@@ -6,14 +6,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 
-use caisson_checkpoint::{Memory, Range};
+use caisson_checkpoint::{Line, Memory, Range};
 
 use crate::template::copy_file;
-
-/// Bytes copied at once.
-const PIECE: usize = 256 << 10;
 
 /// Part of a mapping of the file.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,53 +39,32 @@ pub(super) fn copy(pid: u32, from: &File, to: &File) -> io::Result<()> {
     copy_file(from, to)?;
     let memory = Memory::of(pid).map_err(io::Error::other)?;
     for part in &mappings {
-        copy_private(&memory, part, to)?;
+        let range = Range {
+            begin: part.begin,
+            end: part.end,
+        };
+        // The pages that are no longer the file's.
+        for written in memory.written(range)? {
+            memory.copy(written, to, written.begin - part.begin + part.offset)?;
+        }
     }
     Ok(())
 }
 
 /// A private mapping of the file with this inode, of a line of `/proc/PID/maps`.
 fn mapping(line: &str, inode: u64) -> Option<Mapping> {
-    let mut fields = line.split_ascii_whitespace();
-    let (begin, end) = fields.next()?.split_once('-')?;
-    let private = fields.next()?.ends_with('p');
-    let offset = fields.next()?;
-    let found: u64 = fields.nth(1)?.parse().ok()?;
-    let number = |text| u64::from_str_radix(text, 16).ok();
-    (private && found == inode)
-        .then(|| {
-            Some(Mapping {
-                begin: number(begin)?,
-                end: number(end)?,
-                offset: number(offset)?,
-            })
-        })
-        .flatten()
-}
-
-/// Copies the pages that are no longer the file's.
-fn copy_private(memory: &Memory, part: &Mapping, to: &File) -> io::Result<()> {
-    let mut buffer = vec![0; PIECE];
-    let whole = Range {
-        begin: part.begin,
-        end: part.end,
-    };
-    for written in memory.written(whole)? {
-        let mut address = written.begin;
-        while address < written.end {
-            let length = (written.end - address).min(PIECE as u64);
-            let bytes = &mut buffer[..length as usize];
-            memory.bytes.read_exact_at(bytes, address)?;
-            to.write_all_at(bytes, address - part.begin + part.offset)?;
-            address += length;
-        }
-    }
-    Ok(())
+    let line = Line::parse(line)?;
+    (!line.shared && line.inode == inode).then_some(Mapping {
+        begin: line.range.begin,
+        end: line.range.end,
+        offset: line.offset,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::os::unix::fs::FileExt;
 
     use super::*;
 

@@ -38,9 +38,7 @@ use self::monitor::Monitor;
 use crate::device::{Control, Device, Guest, State};
 use crate::process::{Descriptors, Process};
 use crate::template::{Recipe, Template};
-use crate::{
-    Error, Hypervisor, NetworkBackend, NetworkInterface, Result, RunningVm, VmConfig, device,
-};
+use crate::{Error, Hypervisor, Result, RunningVm, VmConfig, device};
 
 /// Who runs the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -276,24 +274,12 @@ impl Qemu {
     ) -> Result<(Parts, Connections)> {
         let (console, qemu_console) = pair()?;
         let (monitor, qemu_monitor) = pair()?;
-        let mut descriptors = Descriptors::default();
-        let mut arguments = image.give(&mut descriptors, |role| {
-            let socket = match role {
-                Role::Console => &qemu_console,
-                Role::Monitor => &qemu_monitor,
-                role => return image::own(config, memory, role),
-            };
-            image::duplicate(socket)
-        })?;
-        if private {
-            arguments.push(image::PRIVATE.to_owned());
-        }
         let namespace = config.network_namespace.clone();
-        let beginning = Beginning::Copied {
-            of: arguments,
-            name: config.name.clone(),
-        };
-        let qemu = jail::spawn(self, beginning, descriptors, namespace)?;
+        let qemu = image.spawn(self, &config.name, private, namespace, |role| match role {
+            Role::Console => image::duplicate(&qemu_console),
+            Role::Monitor => image::duplicate(&qemu_monitor),
+            role => image::own(config, memory, role),
+        })?;
         let (devices, connections) = devices.connections();
         let monitor = Monitor::resumed(monitor);
         let renewal = Renewal::none(config);
@@ -327,13 +313,12 @@ fn boot_files(
 }
 
 fn networks(config: &VmConfig, descriptors: &mut Descriptors) -> Result<Vec<i32>> {
-    let copy = |interface: &NetworkInterface| match &interface.backend {
-        NetworkBackend::Stream(fd) | NetworkBackend::Tap(fd) => fd.try_clone(),
-    };
-    config
-        .interfaces
-        .iter()
-        .map(|interface| copy(interface).map(|fd| descriptors.add(fd)))
+    let interfaces = config.interfaces.iter();
+    interfaces
+        .map(|interface| {
+            let copy = interface.backend.descriptor().try_clone_to_owned()?;
+            Ok(descriptors.add(copy))
+        })
         .collect::<std::io::Result<_>>()
         .map_err(Error::host("cannot pass a network interface on"))
 }
