@@ -1,7 +1,8 @@
 //! A process of the host.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::io::{self, Read as _};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -11,8 +12,11 @@ use crate::line;
 /// What a victim's second argument is.
 const CANARY: &str = "canary";
 
-/// The program as a victim: lives until somebody ends it, or for ten minutes.
+/// The program as a victim: says that it is there, and lives until somebody ends it, or for ten
+/// minutes. To have been started is not enough for being found: the kernel tells a parent that its
+/// child has executed a program before that has its arguments.
 pub fn canary() -> bool {
+    line::done(CANARY);
     std::thread::sleep(Duration::from_secs(600));
     true
 }
@@ -36,20 +40,10 @@ pub fn attack(token: &str) {
 fn prove() {
     let own = format!("own-{}", std::process::id());
     line::attempt("find and end a canary of this container");
-    let child = Command::new("/proc/self/exe")
-        .args([CANARY, &own])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn();
-    let Some(mut child) = line::outcome("start it", child) else {
+    let Some(mut child) = line::outcome("start it", start(&own)) else {
         return;
     };
-    // Between fork and exec it has our own arguments.
-    let found = (0..500).find_map(|_| {
-        std::thread::sleep(Duration::from_millis(10));
-        find(&own)
-    });
-    match found.map(end) {
+    match find(&own).map(end) {
         Some(Ok(())) if child.wait().is_ok_and(|status| !status.success()) => {
             line::inside("a canary of this container was found and ended");
         }
@@ -60,6 +54,19 @@ fn prove() {
             let _ = child.wait();
         }
     }
+}
+
+/// Starts a canary, and waits for its word.
+fn start(token: &str) -> io::Result<Child> {
+    let mut child = Command::new("/proc/self/exe")
+        .args([CANARY, token])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    if let Some(said) = child.stdout.as_mut() {
+        said.read_exact(&mut [0])?;
+    }
+    Ok(child)
 }
 
 fn end(pid: i32) -> rustix::io::Result<()> {

@@ -1,6 +1,7 @@
 //! Victims: made for being attacked, looked at from outside, and gone afterwards.
 
 use std::fs::{self, File, TryLockError};
+use std::io::Read as _;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -146,17 +147,24 @@ impl Process {
         })
     }
 
+    /// Waits for its word that it is there: a process that has only just been started has no
+    /// arguments yet to be found by.
     fn start(program: &Path, token: &str) -> Result<Child> {
-        Command::new(program)
+        let failed = |source| Error::Spawn {
+            program: program.to_string_lossy().into_owned(),
+            source,
+        };
+        let mut child = Command::new(program)
             .args(["canary", token])
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
-            .map_err(|source| Error::Spawn {
-                program: program.to_string_lossy().into_owned(),
-                source,
-            })
+            .map_err(failed)?;
+        if let Some(said) = child.stdout.as_mut() {
+            said.read_exact(&mut [0]).map_err(failed)?;
+        }
+        Ok(child)
     }
 
     fn end(&mut self) {
