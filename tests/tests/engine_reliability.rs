@@ -142,7 +142,9 @@ fn kill_during(engine: &mut Containerd, stage: Stage, victim: Victim) {
     ];
     let command: &[&str] = match stage {
         Stage::Create | Stage::Start => &run,
-        Stage::Exec => &["task", "exec", "--exec-id", "one", "victim", "cat"],
+        // It needs nobody to end: word that there is no more input may be lost with the engine,
+        // and ctr waits for the output's end if the engine did not answer.
+        Stage::Exec => &["task", "exec", "--exec-id", "one", "victim", "sleep", "1"],
         Stage::Delete => &["task", "rm", "-f", "victim"],
     };
     let child = spawn(engine, command);
