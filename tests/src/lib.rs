@@ -171,6 +171,22 @@ impl Caisson {
         all[0].take()
     }
 
+    /// The program that the QEMU of a container was executed with, and its arguments.
+    pub fn qemu(&self, container: &str) -> (String, String) {
+        let machine = &self.inspect(container)["MachinePids"];
+        let pids = machine.as_array().expect("pids").iter();
+        let is_qemu = |pid: &String| {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).expect("it runs");
+            name.starts_with("qemu-system")
+        };
+        let pid = pids.map(ToString::to_string).find(is_qemu);
+        let pid = pid.expect("a QEMU");
+        let program = std::fs::read_link(format!("/proc/{pid}/exe")).expect("a program");
+        let program = program.file_name().expect("a name").display().to_string();
+        let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).expect("arguments");
+        (program, text(&arguments).replace('\0', " "))
+    }
+
     /// Processes of the host that were started by commands of this installation,
     /// or have its folder among their arguments or open files, and their children.
     pub fn processes(&self) -> Vec<u32> {

@@ -64,22 +64,6 @@ fn forks_are_the_normal_case() {
     assert!(templates(&caisson).is_empty());
 }
 
-/// The program that QEMU's process was executed with, and its arguments.
-fn qemu(caisson: &Caisson, container: &str) -> (String, String) {
-    let machine = &caisson.inspect(container)["MachinePids"];
-    let pids = machine.as_array().expect("pids").iter();
-    let is_qemu = |pid: &String| {
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).expect("it runs");
-        name.starts_with("qemu-system")
-    };
-    let pid = pids.map(ToString::to_string).find(is_qemu);
-    let pid = pid.expect("a QEMU");
-    let program = fs::read_link(format!("/proc/{pid}/exe")).expect("a program");
-    let program = program.file_name().expect("a name").display().to_string();
-    let arguments = fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("arguments");
-    (program, arguments.replace('\0', " "))
-}
-
 #[test]
 fn forks_begin_as_copies_of_a_process_unless_that_is_not_wanted() {
     let caisson = Caisson::new();
@@ -93,7 +77,7 @@ fn forks_begin_as_copies_of_a_process_unless_that_is_not_wanted() {
         let output = command.env("CAISSON_TEMPLATE", template).output();
         let output = output.expect("it runs");
         assert!(output.status.success(), "{}", text(&output.stderr));
-        let (executed, arguments) = qemu(&caisson, "one");
+        let (executed, arguments) = caisson.qemu("one");
         assert_eq!(executed, program, "{template}");
         assert!(arguments.contains("guest=one"), "{arguments}");
         assert_eq!(caisson.ok(["exec", "one", "echo", "here"]), "here\n");

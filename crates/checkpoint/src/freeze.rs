@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::host::Host;
-use crate::image::{Action, Image, KernelMapping, MappedFile, Mapping, SIGNALS, Source, Thread};
+use crate::image::{
+    Action, Image, KernelMapping, MappedFile, Mapping, Range, Run, SIGNALS, Source, Thread,
+};
 use crate::maps::{self, Line};
 use crate::pages::{Memory, Pages};
 use crate::tracee::Tracee;
@@ -22,15 +24,28 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// `PR_GET_TID_ADDRESS` (prctl(2)).
 const GET_NUMBER_ADDRESS: u64 = 40;
 
+/// What a process has that is not written with it.
+#[derive(Debug, Default)]
+pub struct Given<'a> {
+    /// Descriptors of which a copy is given its own, by number.
+    pub descriptors: &'a [RawFd],
+    /// The one of them whose file is written by somebody else, with what the process has
+    /// written to private mappings of it.
+    pub memory: Option<RawFd>,
+    /// The file of pages of which the process itself is a copy. The process may have it
+    /// mapped; its own copies have nothing of that file.
+    pub origin: Option<&'a File>,
+}
+
 /// Writes a process. It goes on when this returns. Its pages are written to the empty file
-/// `pages`. Of the descriptors `given`, by number, a copy is given its own.
+/// `pages`.
 ///
 /// It is written when its first thread waits for events, and every other one for something:
 /// whoever holds a lock has noted a thread's number there, and a copy's threads have others.
 ///
 /// # Errors
 /// [`Error::Unsupported`] if a copy could not have all that it has.
-pub fn freeze(process: u32, given: &[RawFd], pages: &File) -> Result<Image> {
+pub fn freeze(process: u32, given: &Given<'_>, pages: &File) -> Result<Image> {
     let held = hold_waiting(process)?;
     let first = held
         .first()
@@ -38,6 +53,7 @@ pub fn freeze(process: u32, given: &[RawFd], pages: &File) -> Result<Image> {
     let memory = Memory::of(process)?;
     check(process, first, &memory)?;
     let filters = first.filters()?;
+    let descriptors = descriptor::of(process, given.descriptors)?;
     let mut pages = Pages::new(pages);
     let mut threads = Vec::new();
     for tracee in &held {
@@ -54,29 +70,33 @@ pub fn freeze(process: u32, given: &[RawFd], pages: &File) -> Result<Image> {
         threads.push(write_thread(tracee, &memory, &mut pages)?);
     }
     let actions = actions(process, first, &memory)?;
+    let end_of_heap = first.end_of_heap()?;
     // System calls of its were for asking it; its memory is read after that.
     let lines = maps::with_flags(process)?;
-    let mut files = Vec::new();
-    let mut mappings = Vec::new();
-    let shared = shared(process, given)?;
+    let mut writer = Writer {
+        shared: shared(process, given)?,
+        origin: given.origin.map(Name::of).transpose()?,
+        memory: &memory,
+        pages,
+        files: Vec::new(),
+    };
     let ordinary = |line: &&Line| !line.is_kernels() && !line.is_fixed();
-    for line in lines.iter().filter(ordinary) {
-        mappings.push(write_mapping(
-            line, &shared, &memory, &mut pages, &mut files,
-        )?);
-    }
+    let mappings = lines.iter().filter(ordinary);
+    let mappings = mappings
+        .map(|line| writer.write(line))
+        .collect::<Result<_>>()?;
     let name = fs::read_to_string(format!("/proc/{process}/comm"))
         .map_err(Error::system("read the process's name"))?;
     Ok(Image {
         name: name.trim_end().to_owned(),
         host: Host::this(),
-        layout: maps::layout(process, &lines)?,
-        files,
+        layout: maps::layout(process, end_of_heap)?,
+        files: writer.files,
         mappings,
         kernel: kernel(&lines),
         threads,
         actions,
-        descriptors: descriptor::of(process, given)?,
+        descriptors,
         filters,
     })
 }
@@ -227,17 +247,41 @@ fn actions(process: u32, first: &Tracee, memory: &Memory) -> Result<Vec<Action>>
     Ok(actions)
 }
 
-/// Files that it was given, by their names and inodes.
-type Shared = HashMap<(String, u64), RawFd>;
+/// A file that is mapped, by its name and inode.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Name(String, u64);
 
-fn shared(process: u32, given: &[RawFd]) -> Result<Shared> {
-    let mut shared = Shared::new();
-    for &number in given {
-        let path = format!("/proc/{process}/fd/{number}");
-        match fs::read_link(&path).and_then(|link| Ok((link, fs::metadata(&path)?.ino()))) {
-            Ok((link, inode)) => {
-                let name = link.to_string_lossy().into_owned();
-                shared.entry((name, inode)).or_insert(number);
+impl Name {
+    /// That of an open file of this process.
+    fn of(file: &File) -> Result<Self> {
+        Self::at(&format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(Error::system(
+            "look at the pages that the process began with",
+        ))
+    }
+
+    fn at(path: &str) -> io::Result<Self> {
+        let name = fs::read_link(path)?.to_string_lossy().into_owned();
+        Ok(Self(name, fs::metadata(path)?.ino()))
+    }
+}
+
+/// A file that it was given.
+#[derive(Debug, Clone, Copy)]
+struct Shared {
+    number: RawFd,
+    /// See [`Given::memory`].
+    is_memory: bool,
+}
+
+fn shared(process: u32, given: &Given<'_>) -> Result<HashMap<Name, Shared>> {
+    let mut shared = HashMap::new();
+    for &number in given.descriptors {
+        match Name::at(&format!("/proc/{process}/fd/{number}")) {
+            Ok(name) => {
+                let is_memory = given.memory == Some(number);
+                let found = Shared { number, is_memory };
+                let known = shared.entry(name).or_insert(found);
+                known.is_memory |= is_memory;
             }
             // It has closed it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -247,48 +291,67 @@ fn shared(process: u32, given: &[RawFd]) -> Result<Shared> {
     Ok(shared)
 }
 
-fn write_mapping(
-    line: &Line,
-    shared: &Shared,
-    memory: &Memory,
-    pages: &mut Pages<'_>,
-    files: &mut Vec<MappedFile>,
-) -> Result<Mapping> {
-    let source = match (line.path(), shared.get(&(line.name.clone(), line.inode))) {
-        _ if line.inode == 0 => Source::Zeros,
-        (_, Some(&descriptor)) => Source::Given {
-            descriptor,
-            offset: line.offset,
-            shared: line.shared,
-        },
-        (Some(path), None) => Source::File {
-            number: number(&path, files)?,
-            offset: line.offset,
-        },
-        (None, None) => {
-            return Err(Error::Unsupported(format!("a mapping of {}", line.name)));
+/// What it takes to write mappings.
+struct Writer<'a> {
+    shared: HashMap<Name, Shared>,
+    /// See [`Given::origin`].
+    origin: Option<Name>,
+    memory: &'a Memory,
+    pages: Pages<'a>,
+    files: Vec<MappedFile>,
+}
+
+impl Writer<'_> {
+    fn write(&mut self, line: &Line) -> Result<Mapping> {
+        let name = Name(line.name.clone(), line.inode);
+        let is_origin = self.origin.as_ref() == Some(&name);
+        let shared = self.shared.get(&name).copied();
+        let source = match (line.path(), shared) {
+            _ if line.inode == 0 || is_origin => Source::Zeros,
+            (_, Some(given)) => Source::Given {
+                descriptor: given.number,
+                offset: line.offset,
+                shared: line.shared,
+            },
+            (Some(path), None) => Source::File {
+                number: number(&path, &mut self.files)?,
+                offset: line.offset,
+            },
+            (None, None) => {
+                return Err(Error::Unsupported(format!("a mapping of {}", line.name)));
+            }
+        };
+        if line.shared && !matches!(source, Source::Given { .. }) {
+            return Err(Error::Unsupported(format!("shared memory {}", line.name)));
         }
-    };
-    let given = matches!(source, Source::Given { .. });
-    if line.shared && !given {
-        return Err(Error::Unsupported(format!("shared memory {}", line.name)));
+        let is_elsewhere = line.shared || shared.is_some_and(|given| given.is_memory);
+        let runs = match is_elsewhere || line.is_wiped {
+            true => Vec::new(),
+            false => self.pages(line.range, is_origin)?,
+        };
+        Ok(Mapping {
+            range: line.range,
+            protection: line.protection,
+            source,
+            runs,
+            is_wiped: line.is_wiped,
+        })
     }
-    let runs = match line.shared || line.is_wiped {
-        true => Vec::new(),
-        false => {
-            let written = memory.written(line.range);
-            let written = written.map_err(Error::system("find the pages of the process"))?;
-            let runs = written.into_iter().map(|range| pages.copy(memory, range));
-            let runs = runs.collect::<io::Result<_>>();
-            runs.map_err(Error::system("write the pages of the process"))?
-        }
-    };
-    Ok(Mapping {
-        range: line.range,
-        protection: line.protection,
-        source,
-        runs,
-    })
+
+    /// Writes the pages of a range: all of them, or those that are its own.
+    fn pages(&mut self, range: Range, all: bool) -> Result<Vec<Run>> {
+        let written = match all {
+            true => vec![range],
+            false => self
+                .memory
+                .written(range)
+                .map_err(Error::system("find the pages of the process"))?,
+        };
+        let runs = written.into_iter();
+        runs.map(|range| self.pages.copy(self.memory, range))
+            .collect::<io::Result<_>>()
+            .map_err(Error::system("write the pages of the process"))
+    }
 }
 
 fn number(path: &Path, files: &mut Vec<MappedFile>) -> Result<usize> {

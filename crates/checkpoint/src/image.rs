@@ -93,6 +93,8 @@ pub(crate) struct Mapping {
     pub(crate) source: Source,
     /// What is not the source's any more.
     pub(crate) runs: Vec<Run>,
+    /// See [`crate::Line`].
+    pub(crate) is_wiped: bool,
 }
 
 /// What a mapping is of.

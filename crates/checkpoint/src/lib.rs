@@ -44,7 +44,7 @@ mod thread;
 mod tracee;
 
 pub use error::{Error, Result};
-pub use freeze::freeze;
+pub use freeze::{Given, freeze};
 pub use image::{Image, Range};
 pub use maps::Line;
 pub use pages::Memory;

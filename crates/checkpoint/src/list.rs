@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use crate::image::{Image, KernelMapping, Mapping, Range, SIGNALS, Source, Thread};
+use crate::pages::PAGE;
 use crate::program::Call;
 use crate::room::Room;
 use crate::{Error, Result, thread};
@@ -163,7 +164,8 @@ impl Plan<'_> {
         } = *mapping;
         let stack = self.image.layout.start_stack;
         if (range.begin..range.end).contains(&stack) {
-            range.begin -= STACK;
+            // That of a copy has it already.
+            range.begin = range.begin.min(stack.saturating_sub(STACK) / PAGE * PAGE);
         }
         let (flags, file, offset) = match &mapping.source {
             Source::Zeros => (PRIVATE | libc::MAP_ANONYMOUS, -1, 0),
@@ -181,6 +183,10 @@ impl Plan<'_> {
         let pages = self.pages.as_raw_fd();
         for run in &mapping.runs {
             calls.push(map(run.range, protection, PRIVATE, pages, run.offset));
+        }
+        if mapping.is_wiped {
+            let arguments = [range.begin, range.length(), libc::MADV_WIPEONFORK as u64];
+            calls.push(Call::new(libc::SYS_madvise, arguments));
         }
     }
 

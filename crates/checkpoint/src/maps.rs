@@ -115,30 +115,28 @@ impl Line {
     }
 }
 
-/// What the kernel knows of the address space (proc_pid_stat(5)).
-pub(crate) fn layout(process: u32, lines: &[Line]) -> Result<Layout> {
+/// What the kernel knows of the address space (proc_pid_stat(5)), and the end of the heap,
+/// which only the process itself is told.
+pub(crate) fn layout(process: u32, end_of_heap: u64) -> Result<Layout> {
     let text = fs::read_to_string(format!("/proc/{process}/stat"))
         .map_err(Error::system("read the process's state"))?;
-    // It may be in several parts.
-    let heap = lines.iter().rfind(|line| line.name == "[heap]");
-    parse_layout(&text, heap.map(|line| line.range.end))
+    parse_layout(&text, end_of_heap)
         .ok_or_else(|| Error::Unsupported("a state that cannot be read".to_owned()))
 }
 
-fn parse_layout(stat: &str, end_of_heap: Option<u64>) -> Option<Layout> {
+fn parse_layout(stat: &str, end_of_heap: u64) -> Option<Layout> {
     // The name, in parentheses, may have spaces.
     let (_, after_name) = stat.rsplit_once(')')?;
     let fields: Vec<_> = after_name.split_ascii_whitespace().collect();
     // They are counted from 1; the number and the name come before.
     let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
-    let start_brk = field(47)?;
     Some(Layout {
         start_code: field(26)?,
         end_code: field(27)?,
         start_data: field(45)?,
         end_data: field(46)?,
-        start_brk,
-        brk: end_of_heap.unwrap_or(start_brk),
+        start_brk: field(47)?,
+        brk: end_of_heap,
         start_stack: field(28)?,
         env_start: field(50)?,
         env_end: field(51)?,
@@ -172,9 +170,9 @@ mod tests {
     fn the_layout_is_that_of_a_name_with_spaces() {
         let numbers: Vec<_> = (3..=52).map(|number| number.to_string()).collect();
         let text = format!("1 (a ) b) {}", numbers.join(" "));
-        let layout = parse_layout(&text, Some(7)).expect("a layout");
+        let layout = parse_layout(&text, 7).expect("a layout");
         assert_eq!((layout.start_code, layout.env_end), (26, 51));
         assert_eq!((layout.start_brk, layout.brk), (47, 7));
-        assert!(parse_layout("1 (a) 2 3", None).is_none());
+        assert!(parse_layout("1 (a) 2 3", 7).is_none());
     }
 }

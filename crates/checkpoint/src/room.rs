@@ -57,7 +57,8 @@ impl Room {
             frames_length += thread.frame.1.next_multiple_of(thread::ALIGNMENT);
         }
         let mappings = image.mappings.iter();
-        let mapped: usize = mappings.map(|mapping| 1 + mapping.runs.len()).sum();
+        let mapped = mappings.map(|mapping| 1 + mapping.runs.len() + usize::from(mapping.is_wiped));
+        let mapped: usize = mapped.sum();
         let calls = mapped + image.threads.len() * 3 + kernel.len() * 2 + FEW;
         let data = frames_length + (calls * size_of::<Call>() + READ + command_line.len()) as u64;
         let data = data.next_multiple_of(PAGE);

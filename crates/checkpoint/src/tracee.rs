@@ -218,13 +218,43 @@ impl Tracee {
         number: libc::c_long,
         arguments: impl FnOnce(u64) -> [u64; 4],
     ) -> Result<[u64; N]> {
-        let before = self.registers()?;
-        if before.orig_rax == u64::MAX {
-            let what = "a thread that does not wait in a system call";
-            return Err(Error::Unsupported(what.to_owned()));
-        }
+        let before = self.waiting()?;
         let scratch = (before.rsp - RED_ZONE - 8 * N as u64) & !15;
-        let [rdi, rsi, rdx, r10] = arguments(scratch);
+        self.answer(&before, number, arguments(scratch))?;
+        let mut result = [0; N];
+        for (word, address) in result.iter_mut().zip((scratch..).step_by(8)) {
+            let mut bytes = [0; 8];
+            let read = memory.read_exact_at(&mut bytes, address);
+            read.map_err(Error::system("read the memory of the process"))?;
+            *word = u64::from_ne_bytes(bytes);
+        }
+        Ok(result)
+    }
+
+    /// Where its heap ends (brk(2)). It waits in a system call.
+    pub(crate) fn end_of_heap(&self) -> Result<u64> {
+        self.answer(&self.waiting()?, libc::SYS_brk, [0; 4])
+    }
+
+    /// Its registers in the system call that it waits in.
+    fn waiting(&self) -> Result<libc::user_regs_struct> {
+        let registers = self.registers()?;
+        match registers.orig_rax {
+            u64::MAX => {
+                let what = "a thread that does not wait in a system call";
+                Err(Error::Unsupported(what.to_owned()))
+            }
+            _ => Ok(registers),
+        }
+    }
+
+    /// Has it make a system call, and returns what that does. It has its registers back then.
+    fn answer(
+        &self,
+        before: &libc::user_regs_struct,
+        number: libc::c_long,
+        [rdi, rsi, rdx, r10]: [u64; 4],
+    ) -> Result<u64> {
         self.set_registers(&libc::user_regs_struct {
             rax: number as u64,
             rdi,
@@ -235,7 +265,7 @@ impl Tracee {
             rip: before.rip - 2,
             // So that the kernel does not take it for one to be done over.
             orig_rax: u64::MAX,
-            ..before
+            ..*before
         })?;
         request(libc::PTRACE_SINGLESTEP, self.0, 0, 0).map_err(Error::system(
             "let a thread of the process make a system call",
@@ -248,19 +278,12 @@ impl Tracee {
             Err(error) => return Err(Error::system("wait for a thread of the process")(error)),
         }
         let after = self.registers()?;
-        self.set_registers(&before)?;
+        self.set_registers(before)?;
         if after.rip != before.rip || (after.rax as i64) < 0 {
             let error = io::Error::from_raw_os_error((after.rax as i32).wrapping_neg());
             return Err(Error::system("have the process make a system call")(error));
         }
-        let mut result = [0; N];
-        for (word, address) in result.iter_mut().zip((scratch..).step_by(8)) {
-            let mut bytes = [0; 8];
-            let read = memory.read_exact_at(&mut bytes, address);
-            read.map_err(Error::system("read the memory of the process"))?;
-            *word = u64::from_ne_bytes(bytes);
-        }
-        Ok(result)
+        Ok(after.rax)
     }
 }
 

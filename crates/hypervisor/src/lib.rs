@@ -45,6 +45,17 @@ pub enum ExitReason {
 /// What is done while a machine stands still.
 pub type WhileStill = Box<dyn FnOnce() -> std::io::Result<()> + Send>;
 
+/// Where there are to be copies of a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copies {
+    /// On this host, by whoever wrote it: the process that runs the machine is left with it, if
+    /// it can be, for copies to begin as copies of that.
+    OnThisHost,
+    /// Anywhere: the machine is left alone. A process is executed as it is found, and fits no
+    /// other host.
+    Anywhere,
+}
+
 /// Makes virtual machines.
 #[async_trait]
 pub trait Hypervisor: Send + Sync {
@@ -115,7 +126,7 @@ pub trait RunningVm: Send + Sync {
     /// The agent has been asked to let go of the vsock device: every stream ends, and as
     /// after a boot, its first connection to the log port tells that it is there again,
     /// also where this fails.
-    async fn snapshot(&self, directory: &Path, still: WhileStill) -> Result<()>;
+    async fn snapshot(&self, directory: &Path, copies: Copies, still: WhileStill) -> Result<()>;
 
     /// Stops the CPUs; the state stays in memory.
     async fn pause(self: Box<Self>) -> Result<Box<dyn PausedVm>>;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use caisson_hypervisor::WhileStill;
+use caisson_hypervisor::{Copies, WhileStill};
 use caisson_protocol::agent::{FreezeRequest, ThawRequest};
 use protobuf::MessageField;
 use tokio::io::AsyncWriteExt;
@@ -85,7 +85,12 @@ impl Frozen {
     /// Leaves a snapshot of the machine in new files of `directory`; see
     /// [`caisson_hypervisor::RunningVm::snapshot`]. The streams have ended by now. Returns
     /// when the guest can be reached again.
-    pub async fn snapshot(self, directory: &Path, still: WhileStill) -> (Thawing, Result<()>) {
+    pub async fn snapshot(
+        self,
+        directory: &Path,
+        copies: Copies,
+        still: WhileStill,
+    ) -> (Thawing, Result<()>) {
         let thawing = Thawing {
             container: self.container,
             _alone: self._alone,
@@ -95,7 +100,7 @@ impl Frozen {
         }
         drop(self.hold);
         let sandbox = thawing.container.sandbox();
-        let saved = sandbox.inner.vm.snapshot(directory, still).await;
+        let saved = sandbox.inner.vm.snapshot(directory, copies, still).await;
         let result = match sandbox.reconnect().await {
             Ok(()) => saved.map_err(Error::from),
             // The first of two failures is the cause.

@@ -83,6 +83,15 @@ fn work(memory: &File, questions: &Receiver<String>, reply: &Sender<String>) {
                     shared.read_volatile().to_string()
                 }
             }
+            "peek" => {
+                // SAFETY: as above.
+                unsafe { shared.read_volatile().to_string() }
+            }
+            "wipe" => {
+                // SAFETY: as above.
+                unsafe { wiped.cast_mut().write_volatile(1) };
+                "ok".to_owned()
+            }
             "forbidden" => {
                 // SAFETY: no memory is touched.
                 unsafe { libc::syscall(FORBIDDEN, 0) };
@@ -98,6 +107,7 @@ fn work(memory: &File, questions: &Receiver<String>, reply: &Sender<String>) {
                 unsafe { wiped.read_volatile().to_string() }
             }
             "stack" => signal_stack().to_string(),
+            "heap" => grow_heap(),
             "busy" => {
                 std::thread::spawn(|| while std::hint::black_box(true) {});
                 "ok".to_owned()
@@ -153,6 +163,24 @@ fn wiped_in_children() -> *const u8 {
         mapped.cast::<u8>().write(1);
         mapped.cast()
     }
+}
+
+/// Moves the end of the heap, as an allocator does.
+fn grow_heap() -> String {
+    const MORE: usize = 1 << 20;
+    // SAFETY: memory is added alone, and what is written is in it.
+    unsafe {
+        let end = libc::sbrk(MORE as libc::intptr_t);
+        if end.addr() == usize::MAX {
+            return std::io::Error::last_os_error().to_string();
+        }
+        let bytes = std::slice::from_raw_parts_mut(end.cast::<u8>(), MORE);
+        if bytes.iter().any(|byte| *byte != 0) {
+            return "what was added was somebody's".to_owned();
+        }
+        bytes.fill(1);
+    }
+    "ok".to_owned()
 }
 
 /// Where the stack for this thread's signals is, which Rust's threads have.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use caisson_checkpoint::{Copy, Error, Image, TUNABLES, freeze};
+use caisson_checkpoint::{Copy, Error, Given, Image, TUNABLES, freeze};
 
 use self::counter::{MEMORY, SOCKET};
 
@@ -30,8 +30,13 @@ fn main() {
         Ok("counter") => counter::run(),
         Ok(copy) => become_copy(copy == "private"),
         Err(_) => {
-            let tests: [(&str, fn()); 5] = [
+            let tests: [(&str, fn()); 7] = [
                 ("copies_go_on_by_themselves", copies_go_on_by_themselves),
+                ("a_copy_has_copies", a_copy_has_copies),
+                (
+                    "memory_is_written_by_somebody_else_if_wanted",
+                    memory_is_written_by_somebody_else_if_wanted,
+                ),
                 ("memory_is_shared_if_wanted", memory_is_shared_if_wanted),
                 (
                     "what_cannot_be_copied_is_told",
@@ -151,9 +156,16 @@ impl Counter {
     }
 
     fn write(&mut self) -> Result<Written, Error> {
+        self.write_with(Given::default())
+    }
+
+    fn write_with(&mut self, given: Given<'_>) -> Result<Written, Error> {
         self.ask("add 0");
         let (mut image, pages) = (file(), file());
-        let given = [0, 1, 2, SOCKET, MEMORY];
+        let given = Given {
+            descriptors: &[0, 1, 2, SOCKET, MEMORY],
+            ..given
+        };
         let written = freeze(self.child.id(), &given, &pages)?;
         serde_json::to_writer(&mut image, &written).expect("written");
         Ok(Written { image, pages })
@@ -233,6 +245,53 @@ fn copies_go_on_by_themselves() {
     // What one of them writes is its own.
     assert_eq!(original.ask("add 0"), "5");
     assert_eq!(first_byte(&memory), 0);
+}
+
+fn a_copy_has_copies() {
+    let memory = memory();
+    let mut original = Counter::new(&this_program(), &memory);
+    assert_eq!(original.ask("add 5"), "5");
+    let stack = original.ask("stack");
+    let mut written = original.write().expect("written");
+    // However often.
+    for generation in 1..=20 {
+        let mut copy = Counter::copy(&written, &memory, true);
+        assert_eq!(copy.ask("add 1"), (5 + generation).to_string());
+        assert_eq!(copy.ask("signal"), generation.to_string());
+        assert_eq!(copy.ask("wiped"), "0", "as in a child");
+        assert_eq!(copy.ask("wipe"), "ok");
+        assert_eq!(copy.ask("lock"), "ok");
+        assert_eq!(copy.ask("stack"), stack);
+        assert_eq!(copy.ask("forbidden"), "13");
+        assert_eq!(copy.ask("heap"), "ok", "its heap grows where it ends");
+        let origin = Given {
+            origin: Some(&written.pages),
+            ..Given::default()
+        };
+        let next = copy.write_with(origin).expect("written");
+        drop(copy);
+        // Nothing is left of what it began with.
+        written.pages.set_len(0).expect("truncated");
+        written = next;
+    }
+}
+
+fn memory_is_written_by_somebody_else_if_wanted() {
+    let memory = memory();
+    let mut original = Counter::new(&this_program(), &memory);
+    let first = original.write().expect("written");
+    let mut copy = Counter::copy(&first, &memory, true);
+    assert_eq!(copy.ask("memory 7"), "7");
+    let given = |number| Given {
+        memory: number,
+        origin: Some(&first.pages),
+        ..Given::default()
+    };
+    let with = copy.write_with(given(None)).expect("written");
+    let without = copy.write_with(given(Some(MEMORY))).expect("written");
+    memory.write_all_at(&[9], 0).expect("written");
+    assert_eq!(Counter::copy(&with, &memory, true).ask("peek"), "7");
+    assert_eq!(Counter::copy(&without, &memory, true).ask("peek"), "9");
 }
 
 fn memory_is_shared_if_wanted() {

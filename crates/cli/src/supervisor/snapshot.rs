@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use caisson_hypervisor::Copies;
 use caisson_sandbox::{ProcessStreams, StreamRequest, TerminalSize};
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::OwnedWriteHalf;
@@ -172,7 +173,10 @@ async fn freeze(live: &Live, making: &Making) -> Result<()> {
     let (scratch, copy) = (live.container.scratch_disk(), making.scratch());
     let still = Box::new(move || caisson_storage::copy_disk(&scratch, &copy));
     let (thawing, saved) = match read {
-        Ok(()) => frozen.snapshot(&making.directory(), still).await,
+        Ok(()) => {
+            let directory = making.directory();
+            frozen.snapshot(&directory, Copies::OnThisHost, still).await
+        }
         // What nobody reads would be lost with the streams.
         Err(_) => (frozen.abandon().await, Ok(())),
     };

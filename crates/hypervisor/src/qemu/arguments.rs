@@ -280,7 +280,8 @@ fn tap(name: &str, descriptor: &str) -> Value {
     })
 }
 
-/// Where the frames of an interface go: to a descriptor that QEMU knows by a name.
+/// Where the frames of an interface go: to a descriptor of QEMU's, by its number, or by the
+/// name that it was given under.
 pub(super) fn netdev(interface: &NetworkInterface, slot: Slot, descriptor: &str) -> Value {
     match interface.backend {
         NetworkBackend::Stream(_) => json!({

@@ -25,6 +25,10 @@ use super::{Connections, Qemu, file, guest, open};
 use crate::template::{DISK, MEMORY, STATE, Template, copy_written};
 use crate::{Error, NetworkInterface, OpenDisk, Result, VmConfig};
 
+/// Number of QEMU's set of descriptors with the frames of interfaces; see
+/// [`snapshot`](super::snapshot) for others.
+const FRAMES_SET: u32 = 101;
+
 /// The memory that a fork begins with.
 enum Memory {
     /// The template's own: QEMU copies what its guest writes to, page by page.
@@ -44,7 +48,7 @@ enum State {
 /// Forks a template, or copies a snapshot. The machine runs when this returns; the agent of
 /// a copy has been told to go on.
 pub(super) async fn fork(qemu: &Qemu, template: &Template, config: &VmConfig) -> Result<Machine> {
-    let image = match qemu.process_copies {
+    let image = match qemu.process_copies && template.has_process {
         true => ProcessImage::read(&template.directory)?,
         false => None,
     };
@@ -59,10 +63,7 @@ pub(super) async fn fork(qemu: &Qemu, template: &Template, config: &VmConfig) ->
         // Whatever else fails would fail again.
         Ok(begun) => return begun,
     };
-    tracing::warn!(
-        error,
-        "no copy of QEMU's process came up; its template will be made anew"
-    );
+    tracing::warn!(error, "no copy of QEMU's process came up; it is removed");
     let machine = begin(qemu, template, config, None).await?;
     image.discard(&template.directory);
     Ok(machine)
@@ -101,10 +102,15 @@ async fn begin(
         Memory::Template(memory) => memory,
         Memory::Copy { copy, .. } => copy,
     };
-    let (mut parts, state) = match image {
+    let (mut parts, state, copied) = match image {
         Some(image) => {
-            let (parts, connections) = qemu.copy(config, devices, image, own_memory, private)?;
-            (parts, State::There(connections))
+            let renewal = match &known {
+                Some(known) => Renewal::copied(config, &known.interfaces),
+                None => Renewal::none(config),
+            };
+            let (parts, connections, copied) =
+                qemu.copy(config, devices, image, own_memory, private, renewal)?;
+            (parts, State::There(connections), Some(copied))
         }
         None => {
             let state = open(&template.directory.join(STATE), true)?;
@@ -123,7 +129,7 @@ async fn begin(
                     private,
                 })
             })?;
-            (parts, State::Load(state_number))
+            (parts, State::Load(state_number), None)
         }
     };
     let memory = match memory {
@@ -146,7 +152,13 @@ async fn begin(
         let runs = matches!(state, State::Load(_));
         match state {
             State::Load(number) => resume(&mut parts, number, config, private).await?,
-            State::There(connections) => connect(&mut parts, connections, config, private).await?,
+            State::There(connections) => {
+                connect(&mut parts, connections, config, private).await?;
+                match &known {
+                    Some(known) => plug_new_networks(&mut parts, known, config).await?,
+                    None => plug_missing(&mut parts, config).await?,
+                }
+            }
         }
         if let Some(sockets) = &sockets {
             sockets.tell(&mut parts.monitor).await?;
@@ -174,6 +186,7 @@ async fn begin(
         run_directory: config.run_directory.clone(),
         guest,
         disks: config.disks.len(),
+        copied,
     });
     match &known {
         None => parts.new_devices = slot::new(config),
@@ -218,7 +231,7 @@ pub(super) fn process_memory(pid: u32) -> Result<File> {
         .map_err(file(Path::new(&path)))
 }
 
-/// Plugs into a copy of a template's QEMU what its template has not. The CPUs stand still.
+/// Connects a copy of a QEMU to its device processes. The CPUs stand still.
 async fn connect(
     parts: &mut Parts,
     connections: Connections,
@@ -238,6 +251,27 @@ async fn connect(
     for (slot, device) in vhost_user_devices(config) {
         plug(monitor, slot, device).await?;
     }
+    Ok(())
+}
+
+/// Plugs into a copy of a snapshot's QEMU the interfaces where its guest knows none.
+async fn plug_new_networks(
+    parts: &mut Parts,
+    known: &Devices,
+    config: &VmConfig,
+) -> io::Result<()> {
+    let wanted = config.interfaces.iter().zip(slot::networks()).enumerate();
+    for (index, (interface, slot)) in wanted {
+        if known.interfaces.get(index).copied().flatten().is_none() {
+            plug_network(&mut parts.monitor, interface, slot).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Plugs into a copy of a template's QEMU the disks and interfaces that its template has not.
+async fn plug_missing(parts: &mut Parts, config: &VmConfig) -> io::Result<()> {
+    let monitor = &mut parts.monitor;
     if config.new_disk().is_none() {
         for (disk, slot) in config.disks.iter().zip(slot::disks()) {
             let file = open(&disk.path, disk.read_only).map_err(io::Error::other)?;
@@ -269,9 +303,18 @@ pub(super) async fn plug_network(
     interface: &NetworkInterface,
     slot: Slot,
 ) -> io::Result<()> {
-    let name = slot.netdev();
-    monitor.give(&name, interface.backend.descriptor()).await?;
-    let netdev = netdev(interface, slot, &name);
+    let descriptor = interface.backend.descriptor();
+    // A stream is connected by a thread that asks no monitor for a name. It keeps the descriptor,
+    // which must not be taken out of its set again.
+    let known_as = match interface.is_stream() {
+        true => monitor.add(FRAMES_SET, descriptor).await?.to_string(),
+        false => {
+            let name = slot.netdev();
+            monitor.give(&name, descriptor).await?;
+            name
+        }
+    };
+    let netdev = netdev(interface, slot, &known_as);
     monitor.execute("netdev_add", netdev).await?;
     plug(monitor, slot, network_device(interface, slot)).await
 }

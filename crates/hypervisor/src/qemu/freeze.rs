@@ -21,14 +21,16 @@ use super::monitor::Monitor;
 use super::slot;
 use super::snapshot;
 use super::sockets::{self, Sockets};
-use super::{Accelerator, Qemu, boot_files, file, guest, jail, medium, networks, pair};
+use super::{
+    Accelerator, Qemu, boot_files, file, guest, jail, medium, networks, pair, synchronise,
+};
 use crate::device::{self, Control};
 use crate::process::{Descriptors, Process};
 use crate::template::{self, FileIdentity, LOG_LIMIT, MEMORY, Recipe, STATE, TEMPLATE_MAC};
 use crate::{Error, NetworkBackend, NetworkInterface, Ports, Result, VmConfig};
 
 /// Changes whenever a template is made or used in another way.
-const RECIPE: u32 = 6;
+const RECIPE: u32 = 7;
 
 /// Most bytes that a guest may say before it is ready.
 const CONSOLE_LIMIT: usize = 1 << 20;
@@ -254,12 +256,8 @@ pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> 
     process.kill().await;
     drop(connections);
     let files = [Some(memory), Some(state), disk];
-    let synchronise = move || files.iter().flatten().try_for_each(File::sync_all);
-    tokio::task::spawn_blocking(synchronise)
-        .await
-        .map_err(io::Error::other)
-        .flatten()
-        .map_err(Error::host("cannot write the template"))
+    let files = files.into_iter().flatten().collect();
+    synchronise(files, "cannot write the template").await
 }
 
 /// Waits for the agent's call, has it rehearse, and calls it.

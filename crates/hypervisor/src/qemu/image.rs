@@ -6,6 +6,10 @@
 //! of what the template's was given, under the same numbers: the ends of its sockets, its
 //! disks, its memory.
 //!
+//! Of such a copy, in turn, copies can be made, with a snapshot of its machine. It has network
+//! interfaces then, which may be in the middle of a frame: a guest lets go of them as it
+//! wakes up.
+//!
 //! That is for TCG alone: a machine of the kernel's (KVM) cannot be copied with the process.
 
 use std::ffi::OsString;
@@ -22,7 +26,7 @@ use serde_json::json;
 
 use super::jail::{self, Beginning};
 use super::monitor::Monitor;
-use super::{Qemu, file, freeze, open, pair, read};
+use super::{Qemu, file, freeze, interface, open, pair, read, synchronise};
 use crate::process::{Descriptors, Process};
 use crate::template::{FileIdentity, GIVEN, MEMORY, PAGES, PROCESS};
 use crate::{Error, Result, VmConfig};
@@ -40,6 +44,10 @@ pub(super) enum Role {
     Disk(usize),
     /// The frames of a network interface, by its number.
     Network(usize),
+    /// The frames of one that the guest of a copy lets go of.
+    Nowhere,
+    /// A tap of such a one.
+    DeadEnd,
 }
 
 /// How long a copy may take to say how its machine is, and a fork to have its machine go on.
@@ -61,24 +69,59 @@ impl Roles {
         Ok(())
     }
 
-    /// The numbers under which a process has them.
-    fn numbers(&self, process: u32) -> io::Result<Vec<(i32, Role)>> {
+    /// The numbers under which a process has them. The process may have network interfaces
+    /// besides, if `interfaces` says so.
+    fn numbers(&self, process: u32, interfaces: bool) -> io::Result<Vec<(i32, Role)>> {
         let mut found = Vec::new();
         for entry in std::fs::read_dir(format!("/proc/{process}/fd"))? {
             let entry = entry?;
             let file = std::fs::metadata(entry.path())?;
             let identity = (file.dev(), file.ino());
-            let role = self.0.iter().find(|(_, known)| *known == identity);
+            let known = self.0.iter().find(|(_, known)| *known == identity);
+            let role = match known {
+                Some((role, _)) => Some(*role),
+                None if interfaces => frames(&std::fs::read_link(entry.path())?),
+                None => None,
+            };
             let number = entry
                 .file_name()
                 .to_str()
                 .and_then(|name| name.parse().ok());
-            if let (Some((role, _)), Some(number)) = (role, number) {
-                found.push((number, *role));
+            if let (Some(role), Some(number)) = (role, number) {
+                found.push((number, role));
             }
         }
         found.sort_by_key(|(number, _)| *number);
         Ok(found)
+    }
+}
+
+/// What leads to a network, and what of it a copy is given.
+fn frames(link: &Path) -> Option<Role> {
+    let link = link.to_str()?;
+    match link {
+        "/dev/net/tun" => Some(Role::DeadEnd),
+        _ => link.starts_with("socket:").then_some(Role::Nowhere),
+    }
+}
+
+/// A QEMU that began as a copy of another one, and can be written for that.
+#[derive(Debug)]
+pub(super) struct Copied {
+    roles: Roles,
+    pages: File,
+}
+
+impl Copied {
+    /// Writes it for a snapshot, when its machine stands still. Returns the files.
+    pub(super) async fn write(
+        &self,
+        qemu: &Qemu,
+        process: u32,
+        directory: &Path,
+    ) -> Result<Vec<File>> {
+        let given = self.roles.numbers(process, true);
+        ProcessImage::write(qemu, process, given, Some(&self.pages), directory).await
     }
 }
 
@@ -115,7 +158,8 @@ impl ProcessImage {
         }
     }
 
-    /// Removes it from its template, which is made anew then, unless it has been already.
+    /// Removes it from its folder, unless that has been done already. A template is made anew
+    /// then; copies of a snapshot load its state.
     pub(super) fn discard(&self, directory: &Path) {
         let is_this = FileIdentity::of(&directory.join(GIVEN)).is_ok_and(|it| it == self.identity);
         if is_this && let Err(error) = Self::remove(directory) {
@@ -132,17 +176,23 @@ impl ProcessImage {
         directory: &Path,
     ) -> Result<()> {
         let made = async {
-            Self::write(qemu, process, roles, directory).await?;
-            let image = Self::read(directory)?.ok_or(Error::Ended)?;
-            image.try_out(qemu, directory).await
+            let id = process.id().ok_or(Error::Ended)?;
+            let given = roles.numbers(id, false);
+            let files = Self::write(qemu, id, given, None, directory).await?;
+            synchronise(files, "cannot write QEMU's process").await?;
+            Self::prove(qemu, directory).await
         };
-        match made.await {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                Self::remove(directory)?;
-                Err(error)
-            }
+        let made = made.await;
+        if made.is_err() {
+            Self::remove(directory)?;
         }
+        made
+    }
+
+    /// Sees whether copies of the one in a folder come up on this host.
+    pub(super) async fn prove(qemu: &Qemu, directory: &Path) -> Result<()> {
+        let image = Self::read(directory)?.ok_or(Error::Ended)?;
+        image.try_out(qemu, directory).await
     }
 
     /// Asks a copy how its machine is.
@@ -150,11 +200,12 @@ impl ProcessImage {
         let (_console, its_console) = pair()?;
         let (monitor, its_monitor) = pair()?;
         let (_frames, its_frames) = pair()?;
-        let mut copy = self.spawn(qemu, "template", true, None, |role| {
+        let (mut copy, _) = self.spawn(qemu, "template", true, None, |role| {
             let socket = match role {
                 Role::Console => &its_console,
                 Role::Monitor => &its_monitor,
-                Role::Network(_) => &its_frames,
+                Role::Network(_) | Role::Nowhere => &its_frames,
+                Role::DeadEnd => return interface::dead_end(),
                 Role::Memory => return open(&directory.join(MEMORY), true).map(Into::into),
                 // What it has mapped of the kernel is for a reset, and its disks for its guest.
                 Role::Kernel | Role::Initramfs | Role::Disk(_) => {
@@ -176,7 +227,15 @@ impl ProcessImage {
         }
     }
 
-    async fn write(qemu: &Qemu, process: &Process, roles: &Roles, directory: &Path) -> Result<()> {
+    /// Writes a process that is given these, and may itself be a copy. Returns the files.
+    async fn write(
+        qemu: &Qemu,
+        process: u32,
+        given: io::Result<Vec<(i32, Role)>>,
+        origin: Option<&File>,
+        directory: &Path,
+    ) -> Result<Vec<File>> {
+        let given = given.map_err(Error::host("cannot look at QEMU's descriptors"))?;
         // QEMU's addresses are nobody's business.
         let make = |name: &str| {
             let path = directory.join(name);
@@ -184,14 +243,16 @@ impl ProcessImage {
             let made = options.write(true).create_new(true).mode(0o600).open(&path);
             made.map_err(file(&path))
         };
-        let id = process.id().ok_or(Error::Ended)?;
-        let given = roles
-            .numbers(id)
-            .map_err(Error::host("cannot look at QEMU's descriptors"))?;
         let (image, pages) = (make(PROCESS)?, make(PAGES)?);
         let mut descriptors = Descriptors::default();
-        let mut arguments = vec!["checkpoint".into(), format!("--process={id}").into()];
-        arguments.extend(pass(&image, &pages, &mut descriptors)?);
+        let mut arguments = vec!["checkpoint".into(), format!("--process={process}").into()];
+        let files = [("--image-fd", &image), ("--pages-fd", &pages)];
+        arguments.extend(pass(&files, &mut descriptors)?);
+        if let Some(origin) = origin {
+            arguments.extend(pass(&[("--origin-fd", origin)], &mut descriptors)?);
+        }
+        let memory = given.iter().find(|(_, role)| *role == Role::Memory);
+        arguments.extend(memory.map(|(number, _)| format!("--memory={number}").into()));
         let standard = 0..3;
         let numbers = standard.chain(given.iter().map(|(number, _)| *number));
         arguments.extend(numbers.map(|number| format!("--given={number}").into()));
@@ -209,12 +270,7 @@ impl ProcessImage {
         let list = make(GIVEN)?;
         serde_json::to_writer(&list, &given)
             .map_err(|error| file(&directory.join(GIVEN))(error.into()))?;
-        let synchronise = move || [image, pages, list].iter().try_for_each(File::sync_all);
-        tokio::task::spawn_blocking(synchronise)
-            .await
-            .map_err(io::Error::other)
-            .flatten()
-            .map_err(Error::host("cannot write QEMU's process"))
+        Ok(vec![image, pages, list])
     }
 
     /// Removes what of one is there.
@@ -233,7 +289,8 @@ impl ProcessImage {
     }
 
     /// Starts a copy of this name, which is given what `of` says for each role. What it writes
-    /// to the machine's memory is for nobody else if that is `private`.
+    /// to the machine's memory is for nobody else if that is `private`. What the copy was given
+    /// is told, to be found again.
     pub(super) fn spawn(
         &self,
         qemu: &Qemu,
@@ -241,12 +298,19 @@ impl ProcessImage {
         private: bool,
         network_namespace: Option<Arc<OwnedFd>>,
         of: impl Fn(Role) -> Result<OwnedFd>,
-    ) -> Result<Process> {
+    ) -> Result<(Process, Copied)> {
         let mut descriptors = Descriptors::default();
+        let mut roles = Roles::default();
         for (number, role) in &self.given {
-            descriptors.add_as(*number, of(*role)?);
+            let given = of(*role)?;
+            // A network's frames are never what they were.
+            if !matches!(role, Role::Network(_) | Role::Nowhere | Role::DeadEnd) {
+                roles.note(*role, &given)?;
+            }
+            descriptors.add_as(*number, given);
         }
-        let mut arguments = pass(&self.process, &self.pages, &mut descriptors)?;
+        let files = [("--image-fd", &self.process), ("--pages-fd", &self.pages)];
+        let mut arguments = pass(&files, &mut descriptors)?;
         if private {
             arguments.push("--private".into());
         }
@@ -254,18 +318,20 @@ impl ProcessImage {
             of: arguments,
             name: name.to_owned(),
         };
-        jail::spawn(qemu, beginning, descriptors, network_namespace)
+        let process = jail::spawn(qemu, beginning, descriptors, network_namespace)?;
+        let pages = self.pages.try_clone();
+        let pages = pages.map_err(Error::host("cannot keep the pages of QEMU's process"))?;
+        Ok((process, Copied { roles, pages }))
     }
 }
 
-/// Gives `caisson-devices` the files of an image. Returns the arguments that tell it so.
-fn pass(process: &File, pages: &File, descriptors: &mut Descriptors) -> Result<Vec<OsString>> {
-    let files = [("--image-fd", process), ("--pages-fd", pages)];
-    let mut give = |(flag, file)| {
+/// Gives `caisson-devices` files. Returns the arguments that tell it so.
+fn pass(files: &[(&str, &File)], descriptors: &mut Descriptors) -> Result<Vec<OsString>> {
+    let mut give = |(flag, file): &(&str, &File)| {
         let number = descriptors.add(duplicate(file)?);
         Ok(format!("{flag}={number}").into())
     };
-    files.into_iter().map(&mut give).collect()
+    files.iter().map(&mut give).collect()
 }
 
 /// What a machine has in one of these roles, besides its console and its monitor.
@@ -275,7 +341,8 @@ pub(super) fn own(config: &VmConfig, memory: &File, role: Role) -> Result<OwnedF
         what: "copy a process that has another number of devices",
     };
     match role {
-        Role::Console | Role::Monitor => Err(missing()),
+        Role::Console | Role::Monitor | Role::Nowhere => Err(missing()),
+        Role::DeadEnd => interface::dead_end(),
         Role::Kernel => jail::open_for_all(&config.kernel).map(Into::into),
         Role::Initramfs => jail::open_for_all(&config.initramfs).map(Into::into),
         Role::Memory => duplicate(memory),

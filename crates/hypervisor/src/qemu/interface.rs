@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
+use tokio::net::UnixStream;
 
 use super::slot::{self, Slot};
 use crate::{Error, NetworkBackend, NetworkInterface, Result, VmConfig};
@@ -65,6 +66,11 @@ pub(super) struct Renewal {
     pub(super) later: Vec<(Slot, NetworkInterface)>,
     /// What the guest was promised of those of the configuration, in their order.
     pub(super) promised: Vec<Interface>,
+    /// Whether QEMU is a copy of the one that the guest ran in. The stand-ins are the very
+    /// interfaces of that one, which lead nowhere now.
+    pub(super) is_copied: bool,
+    /// The other end of where these lead, which nobody reads.
+    pub(super) nowhere: Option<UnixStream>,
 }
 
 impl Renewal {
@@ -81,16 +87,30 @@ impl Renewal {
 
     /// Of a copy whose guest knows interfaces, by their slots.
     pub(super) fn plan(config: &VmConfig, known: &[Option<Interface>]) -> Result<Self> {
-        Self::of(config, known, dead_end).map_err(Error::host(
-            "cannot make a stand-in for a network interface",
-        ))
+        Self::of(config, known, dead_end)
+    }
+
+    /// Of a copy whose QEMU is one as well. An interface may have stopped in the middle of a
+    /// frame, so that none can stay.
+    pub(super) fn copied(config: &VmConfig, known: &[Option<Interface>]) -> Self {
+        let mut renewal = Self {
+            is_copied: true,
+            ..Self::none(config)
+        };
+        let had = slot::networks().zip(known).enumerate();
+        for (index, (slot, _)) in had.filter(|(_, (_, known))| known.is_some()) {
+            renewal.stand_ins.push(StandIn { slot, tap: None });
+            let wanted = config.interfaces.get(index);
+            renewal.later.extend(wanted.map(|it| (slot, it.clone())));
+        }
+        renewal
     }
 
     fn of(
         config: &VmConfig,
         known: &[Option<Interface>],
-        make_tap: impl Fn() -> io::Result<OwnedFd>,
-    ) -> io::Result<Self> {
+        make_tap: impl Fn() -> Result<OwnedFd>,
+    ) -> Result<Self> {
         let mut renewal = Self::default();
         for (index, slot) in slot::networks().enumerate() {
             let known = known.get(index).copied().flatten();
@@ -120,8 +140,8 @@ impl Renewal {
 
 /// A tap that takes checksums and segmentation over and leads nowhere: it is down, in a
 /// network namespace that nobody is in. It goes with its descriptor.
-fn dead_end() -> io::Result<OwnedFd> {
-    let make = || {
+pub(super) fn dead_end() -> Result<OwnedFd> {
+    let make = || -> io::Result<OwnedFd> {
         // SAFETY: this thread is ours alone and has no descriptors or memory that it
         // unshares: only its network namespace is another one from here on.
         unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
@@ -131,6 +151,9 @@ fn dead_end() -> io::Result<OwnedFd> {
     std::thread::spawn(make)
         .join()
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        .map_err(Error::host(
+            "cannot make a stand-in for a network interface",
+        ))
 }
 
 #[cfg(test)]
@@ -196,6 +219,31 @@ mod tests {
         assert_eq!(plan(&none, &[Some(Offloading)]), (vec![(6, true)], vec![]));
         let second = [None, Some(Offloading)];
         assert_eq!(plan(&config(&[Tap]), &second), (vec![(5, true)], vec![]));
+    }
+
+    #[test]
+    fn nothing_stays_in_a_copy_of_a_process() {
+        use Interface::{Offloading, Plain};
+        use NetworkBackend::{Stream, Tap};
+        let of = |config: &VmConfig, known: &[_]| {
+            let renewal = Renewal::copied(config, known);
+            let slots = |slots: Vec<Slot>| -> Vec<_> {
+                slots.into_iter().filter_map(Slot::guest_number).collect()
+            };
+            let gone = renewal.stand_ins.iter().map(|it| it.slot).collect();
+            let come = renewal.later.iter().map(|it| it.0).collect();
+            (slots(gone), slots(come), renewal.promised)
+        };
+        let one = config(&[Stream]);
+        assert_eq!(of(&one, &[Some(Plain)]), (vec![6], vec![6], vec![Plain]));
+        assert_eq!(of(&one, &[None]), (vec![], vec![], vec![Plain]));
+        assert_eq!(
+            of(&config(&[]), &[Some(Offloading)]),
+            (vec![6], vec![], vec![])
+        );
+        let two = config(&[Stream, Tap]);
+        let expected = (vec![5], vec![5], vec![Plain, Offloading]);
+        assert_eq!(of(&two, &[None, Some(Plain)]), expected);
     }
 
     #[test]

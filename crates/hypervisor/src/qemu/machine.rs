@@ -24,7 +24,7 @@ use super::snapshot::{self, Forked};
 use crate::device::{Control, State};
 use crate::process::Process;
 use crate::{
-    Error, ExitReason, NetworkInterface, OpenDisk, PausedVm, Result, RunningVm, WhileStill,
+    Copies, Error, ExitReason, NetworkInterface, OpenDisk, PausedVm, Result, RunningVm, WhileStill,
 };
 
 /// A device process ends when QEMU does, and may be seen to end first: how long
@@ -172,13 +172,22 @@ impl Machine {
             monitor.execute("qom-set", approve(*slot)).await?;
             let device = json!({ "id": slot.interface() });
             monitor.execute("device_del", device).await?;
-            if tap.is_some() {
-                let netdev = json!({ "id": slot.stand_in() });
-                monitor.execute("netdev_del", netdev).await?;
-            }
+            let netdev = match (renewal.is_copied, tap) {
+                (true, _) => slot.netdev(),
+                (false, Some(_)) => slot.stand_in(),
+                (false, None) => continue,
+            };
+            monitor
+                .execute("netdev_del", json!({ "id": netdev }))
+                .await?;
         }
         for (slot, interface) in &renewal.later {
-            fork::plug(&mut monitor, *slot, network_device(interface, *slot)).await?;
+            match renewal.is_copied {
+                true => fork::plug_network(&mut monitor, interface, *slot).await?,
+                false => {
+                    fork::plug(&mut monitor, *slot, network_device(interface, *slot)).await?;
+                }
+            }
         }
         Ok(())
     }
@@ -315,8 +324,8 @@ impl RunningVm for Machine {
         Ok(())
     }
 
-    async fn snapshot(&self, directory: &Path, still: WhileStill) -> Result<()> {
-        snapshot::snapshot(self, directory, still).await
+    async fn snapshot(&self, directory: &Path, copies: Copies, still: WhileStill) -> Result<()> {
+        snapshot::snapshot(self, directory, copies, still).await
     }
 
     async fn pause(self: Box<Self>) -> Result<Box<dyn PausedVm>> {

@@ -30,7 +30,7 @@ use tokio::net::UnixStream;
 
 use self::arguments::{Begin, BootFiles, Inherited};
 use self::console::Console;
-use self::image::{ProcessImage, Role, Roles};
+use self::image::{Copied, ProcessImage, Role, Roles};
 use self::interface::{Renewal, StandIn};
 use self::jail::Beginning;
 use self::machine::{Machine, Parts};
@@ -262,8 +262,8 @@ impl Qemu {
         devices.with(config, qemu, monitor, console, renewal)
     }
 
-    /// Starts a copy of a template's QEMU, which has neither connections to devices nor
-    /// interfaces that its template has not.
+    /// Starts a copy of a template's QEMU, or a snapshot's, which has neither connections to
+    /// devices nor interfaces that the other has not.
     fn copy(
         &self,
         config: &VmConfig,
@@ -271,20 +271,24 @@ impl Qemu {
         image: &ProcessImage,
         memory: &File,
         private: bool,
-    ) -> Result<(Parts, Connections)> {
+        mut renewal: Renewal,
+    ) -> Result<(Parts, Connections, Copied)> {
         let (console, qemu_console) = pair()?;
         let (monitor, qemu_monitor) = pair()?;
+        let (other, nowhere) = pair()?;
         let namespace = config.network_namespace.clone();
-        let qemu = image.spawn(self, &config.name, private, namespace, |role| match role {
+        let spawned = image.spawn(self, &config.name, private, namespace, |role| match role {
             Role::Console => image::duplicate(&qemu_console),
             Role::Monitor => image::duplicate(&qemu_monitor),
+            Role::Nowhere => image::duplicate(&nowhere),
             role => image::own(config, memory, role),
-        })?;
+        });
+        let (qemu, copied) = spawned?;
+        renewal.nowhere = Some(other);
         let (devices, connections) = devices.connections();
         let monitor = Monitor::resumed(monitor);
-        let renewal = Renewal::none(config);
         let parts = devices.with(config, qemu, monitor, console, renewal)?;
-        Ok((parts, connections))
+        Ok((parts, connections, copied))
     }
 }
 
@@ -363,6 +367,15 @@ fn file(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
         path: path.to_owned(),
         source,
     }
+}
+
+/// Waits until files are on the disk.
+async fn synchronise(files: Vec<File>, failed: &'static str) -> Result<()> {
+    tokio::task::spawn_blocking(move || files.iter().try_for_each(File::sync_all))
+        .await
+        .map_err(std::io::Error::other)
+        .flatten()
+        .map_err(Error::host(failed))
 }
 
 /// A connection to QEMU: our end and its end.

@@ -59,6 +59,16 @@ impl Monitor {
     pub(super) async fn give(&mut self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
         self.pass("getfd", json!({ "fdname": name }), descriptor)
             .await
+            .map(drop)
+    }
+
+    /// Adds a descriptor to a set of QEMU's. Returns its number there.
+    pub(super) async fn add(&mut self, set: u32, descriptor: BorrowedFd<'_>) -> io::Result<i64> {
+        let arguments = json!({ "fdset-id": set });
+        let added = self.pass("add-fd", arguments, descriptor).await?;
+        added["fd"]
+            .as_i64()
+            .ok_or_else(|| io::Error::other("QEMU does not tell a descriptor's number"))
     }
 
     /// Runs a command that takes a descriptor.
@@ -67,7 +77,7 @@ impl Monitor {
         command: &str,
         arguments: Value,
         descriptor: BorrowedFd<'_>,
-    ) -> io::Result<()> {
+    ) -> io::Result<Value> {
         self.negotiate().await?;
         let line = line(command, arguments);
         let stream = self.stream.get_ref();
@@ -80,7 +90,7 @@ impl Monitor {
             // An empty socket takes a short line whole.
             return Err(io::ErrorKind::WriteZero.into());
         }
-        self.answer(command).await.map(drop)
+        self.answer(command).await
     }
 
     /// Makes a connected socket a character device of QEMU's, of the same name.

@@ -21,17 +21,22 @@ use tokio::io::AsyncWriteExt;
 
 use super::arguments::{VSOCK, vsock_device};
 use super::driver::Driver;
+use super::image::{Copied, ProcessImage};
 use super::interface::Interface;
 use super::machine::Machine;
 use super::monitor::Monitor;
 use super::share::{self, Attached};
-use super::{Qemu, file, fork, jail, memory, read, slot};
+use super::{Qemu, file, fork, jail, memory, read, slot, synchronise};
 use crate::device::{self, Device, Guest};
 use crate::template::{MEMORY, STATE, copy_written};
-use crate::{Error, Result, VmConfig, WhileStill};
+use crate::{Copies, Error, Result, VmConfig, WhileStill};
 
 /// Name of the file with what the machine had, of a snapshot.
 const DEVICES: &str = "devices.json";
+
+/// What is said of a snapshot without a process.
+const NO_PROCESS: &str =
+    "copies of a snapshot will load its state: no copy of its QEMU can be made";
 
 /// How long the agent may take to let go of the vsock device, and QEMU to unplug it.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -52,6 +57,8 @@ pub(super) struct Forked {
     pub(super) run_directory: PathBuf,
     pub(super) guest: Guest,
     pub(super) disks: usize,
+    /// The process, if it can be written with the machine.
+    pub(super) copied: Option<Copied>,
 }
 
 /// Devices whose state is in a snapshot.
@@ -89,7 +96,12 @@ impl Devices {
 }
 
 /// See [`crate::RunningVm::snapshot`].
-pub(super) async fn snapshot(machine: &Machine, directory: &Path, still: WhileStill) -> Result<()> {
+pub(super) async fn snapshot(
+    machine: &Machine,
+    directory: &Path,
+    copies: Copies,
+    still: WhileStill,
+) -> Result<()> {
     let Some(forked) = &machine.forked else {
         return Err(Error::Unsupported {
             driver: "qemu",
@@ -132,7 +144,11 @@ pub(super) async fn snapshot(machine: &Machine, directory: &Path, still: WhileSt
     if let Some(mut retired) = retired {
         retired.kill().await;
     }
-    let written = write(machine, forked, &mut monitor, directory, still).await;
+    let copied = match copies {
+        Copies::OnThisHost => forked.copied.as_ref(),
+        Copies::Anywhere => None,
+    };
+    let written = write(machine, forked, &mut monitor, directory, copied, still).await;
     plug(machine, forked, &mut monitor).await?;
     drop(monitor);
     machine
@@ -142,13 +158,23 @@ pub(super) async fn snapshot(machine: &Machine, directory: &Path, still: WhileSt
         .write_all(slot::wake_up().as_bytes())
         .await
         .map_err(|_| Error::Ended)?;
-    let files = written?;
-    // The guest need not stand still for the disk.
-    tokio::task::spawn_blocking(move || files.iter().try_for_each(File::sync_all))
-        .await
-        .map_err(io::Error::other)
-        .flatten()
-        .map_err(Error::host("cannot write the snapshot"))
+    let Written { mut files, process } = written?;
+    let has_process = process.is_some();
+    files.extend(process.into_iter().flatten());
+    // The guest need not stand still for the disk, nor for a copy that is tried out.
+    synchronise(files, "cannot write the snapshot").await?;
+    if has_process && let Err(error) = ProcessImage::prove(&forked.qemu, directory).await {
+        tracing::warn!(%error, "{NO_PROCESS}");
+        ProcessImage::remove(directory)?;
+    }
+    Ok(())
+}
+
+/// The files of a snapshot.
+struct Written {
+    files: Vec<File>,
+    /// Those of the process.
+    process: Option<Vec<File>>,
 }
 
 /// Stops the machine, writes its state, and lets it go on.
@@ -157,8 +183,9 @@ async fn write(
     forked: &Forked,
     monitor: &mut Monitor,
     directory: &Path,
+    copied: Option<&Copied>,
     still: WhileStill,
-) -> Result<Vec<File>> {
+) -> Result<Written> {
     let make = |name: &str| {
         let path = directory.join(name);
         File::options()
@@ -185,7 +212,7 @@ async fn write(
     };
     let saved = async {
         let Ok(detached) = &detached else {
-            return Ok(());
+            return Ok(None);
         };
         let known = Devices {
             disks: forked.disks,
@@ -193,19 +220,20 @@ async fn write(
             share: detached.as_ref().map(|share| share.driver.clone()),
         };
         serde_json::to_writer(&devices, &known)?;
-        save(monitor, &state).await?;
-        tokio::task::spawn_blocking(move || {
-            match pid {
-                Some(pid) => memory::copy(pid, &from, &to)?,
-                None => {
-                    to.set_len(from.metadata()?.len())?;
-                    copy_written(&from, &to)?;
-                }
+        let process = process(machine, forked, directory, copied);
+        let memory = blocking(move || match pid {
+            Some(pid) => memory::copy(pid, &from, &to),
+            None => {
+                to.set_len(from.metadata()?.len())?;
+                copy_written(&from, &to)
             }
-            still()
-        })
-        .await
-        .map_err(io::Error::other)?
+        });
+        let (process, memory) = tokio::join!(process, memory);
+        memory?;
+        // A process that is written has no file open that its copies would not be given.
+        save(monitor, &state).await?;
+        blocking(still).await?;
+        Ok(process)
     };
     let saved = saved.await.map_err(host);
     let detached = detached.map(|share| (share, saved));
@@ -219,17 +247,50 @@ async fn write(
         Err(error) => Err(error),
     };
     monitor.execute("cont", json!({})).await.map_err(host)?;
-    saved.map(|()| vec![memory, state, devices])
+    // While its machine stands still, QEMU keeps the file open all the same: the process could
+    // not be written another time.
+    let set = json!({ "fdset-id": STATE_SET });
+    let closed = monitor.execute("remove-fd", set).await;
+    let saved = saved.and_then(|process| closed.map(|_| process).map_err(host));
+    saved.map(|process| Written {
+        files: vec![memory, state, devices],
+        process,
+    })
+}
+
+async fn blocking(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(io::Error::other).flatten()
+}
+
+/// Writes the process of a machine that stands still, if it can be. Nothing is left of it else.
+async fn process(
+    machine: &Machine,
+    forked: &Forked,
+    directory: &Path,
+    copied: Option<&Copied>,
+) -> Option<Vec<File>> {
+    let written = copied?.write(&forked.qemu, machine.qemu, directory).await;
+    let failed = |error| tracing::info!(%error, "{NO_PROCESS}");
+    match written {
+        Ok(files) => Some(files),
+        Err(error) => {
+            failed(error);
+            // It fails as the whole snapshot does then.
+            ProcessImage::remove(directory).err().map(failed);
+            None
+        }
+    }
 }
 
 /// Has QEMU write the state of all but the memory. A copy will run, though this machine
-/// stands still: `xen-save-devices-state` notes it so.
+/// stands still: `xen-save-devices-state` notes it so. QEMU has the file open, in its set,
+/// until that is removed while the machine runs.
 pub(super) async fn save(monitor: &mut Monitor, state: &File) -> io::Result<()> {
     let set = json!({ "fdset-id": STATE_SET });
-    monitor.pass("add-fd", set.clone(), state.as_fd()).await?;
+    monitor.pass("add-fd", set, state.as_fd()).await?;
     let arguments = json!({ "filename": format!("/dev/fdset/{STATE_SET}"), "live": false });
     let saved = monitor.execute("xen-save-devices-state", arguments).await;
-    monitor.execute("remove-fd", set).await?;
     saved.map(drop)
 }
 

@@ -32,11 +32,34 @@ pub struct Description {
     /// Identity of the disk's file, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mounted_disk: Option<String>,
-    /// Identity of the file with the memory of the machine's process, if there is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pages: Option<String>,
-    /// SHA-256 of the state, with what else is read at each start after it.
+    /// SHA-256 of the state, with the connections of a template after it.
     state_sha256: String,
+    /// The process that ran the machine, if it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    process: Option<Process>,
+}
+
+/// A process in the folder of a template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Process {
+    /// Identity of the file with its memory.
+    pages: String,
+    /// SHA-256 of what else there is of it.
+    sha256: String,
+}
+
+impl Process {
+    /// That which a driver has left in `directory`.
+    fn of(directory: &Path) -> io::Result<Option<Self>> {
+        let Some(pages) = identity(&directory.join(PAGES))? else {
+            return Ok(None);
+        };
+        let mut image = fs::read(directory.join(PROCESS))?;
+        image.extend(fs::read(directory.join(GIVEN))?);
+        let sha256 = hexadecimal(&image);
+        Ok(Some(Self { pages, sha256 }))
+    }
 }
 
 impl Description {
@@ -58,14 +81,14 @@ impl Description {
             disk: files.iter().map(disk_blocks).sum::<u64>() * 512,
             memory: FileIdentity::of(&memory)?.to_string(),
             mounted_disk: identity(&disk)?,
-            pages: identity(&pages)?,
             state_sha256: checksum(directory)?,
+            process: Process::of(directory)?,
         })
     }
 
     /// Whether forks begin as copies of the process that ran the template's machine.
     pub fn has_process(&self) -> bool {
-        self.pages.is_some()
+        self.process.is_some()
     }
 
     /// Writes it, so that it outlives a loss of power.
@@ -87,7 +110,8 @@ impl Description {
         }
     }
 
-    /// Whether the files are those that were described; else, what is wrong.
+    /// Whether the files are those that were described, but for the process; else, what is
+    /// wrong.
     pub(super) fn check(&self, directory: &Path, key: &str) -> Result<(), String> {
         let failed = |name: &str| {
             let name = name.to_owned();
@@ -96,7 +120,6 @@ impl Description {
         let memory = FileIdentity::of(&directory.join(MEMORY)).map_err(failed(MEMORY))?;
         let state = checksum(directory).map_err(failed(STATE))?;
         let disk = identity(&directory.join(DISK)).map_err(failed(DISK))?;
-        let pages = identity(&directory.join(PAGES)).map_err(failed(PAGES))?;
         let wrong = [
             (self.key != key, "it is of another recipe"),
             (
@@ -107,10 +130,6 @@ impl Description {
                 disk != self.mounted_disk,
                 "the disk is not what was written",
             ),
-            (
-                pages != self.pages,
-                "the process's memory is not what was written",
-            ),
             (state != self.state_sha256, "the state has another checksum"),
         ];
         match wrong.iter().find(|(is, _)| *is) {
@@ -118,17 +137,24 @@ impl Description {
             None => Ok(()),
         }
     }
+
+    /// Whether the process is the one that was described; else, what is wrong.
+    pub(super) fn check_process(&self, directory: &Path) -> Result<(), String> {
+        match Process::of(directory) {
+            Ok(found) if found == self.process => Ok(()),
+            Ok(_) => Err("the process is not what was written".to_owned()),
+            Err(error) => Err(format!("the process: {error}")),
+        }
+    }
 }
 
-/// SHA-256 of what is read at each start.
+/// SHA-256 of the state and the connections.
 fn checksum(directory: &Path) -> io::Result<String> {
     let mut state = fs::read(directory.join(STATE))?;
-    for name in [SOCKETS, PROCESS, GIVEN] {
-        match fs::read(directory.join(name)) {
-            Ok(more) => state.extend(more),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
+    match fs::read(directory.join(SOCKETS)) {
+        Ok(more) => state.extend(more),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
     }
     Ok(hexadecimal(&state))
 }

@@ -54,6 +54,9 @@ pub struct Template {
     pub directory: PathBuf,
     /// Hash of everything on which it depends, hexadecimal.
     pub key: String,
+    /// Whether machines may begin as copies of the process that is in the folder, if there is
+    /// one. It is executed: this is for folders that were written here, and are as they were.
+    pub has_process: bool,
 }
 
 impl Template {
@@ -66,11 +69,13 @@ impl Template {
         description.write(directory)?;
         Ok(Self {
             directory: directory.to_owned(),
+            has_process: description.has_process(),
             key: description.key,
         })
     }
 
-    /// The snapshot in a folder, if machines of this recipe can be copies of it.
+    /// The snapshot in a folder, if machines of this recipe can be copies of it. Without the
+    /// process that ran it, if that is not there as it was left, copies load its state.
     ///
     /// # Errors
     /// What is wrong with it, or what has changed since it was made.
@@ -84,9 +89,17 @@ impl Template {
         }
         let key = recipe.key();
         description.check(directory, &key).map_err(Unfit::Damaged)?;
+        let has_process = match description.check_process(directory) {
+            Ok(()) => description.has_process(),
+            Err(reason) => {
+                tracing::debug!(reason, "copies of a snapshot load its state");
+                false
+            }
+        };
         Ok(Self {
             directory: directory.to_owned(),
             key,
+            has_process,
         })
     }
 
@@ -157,6 +170,29 @@ mod tests {
         std::fs::write(directory.join(STATE), STATE).expect("written");
         std::fs::write(directory.join(MEMORY), "other").expect("written");
         assert_eq!(open(&recipe), damaged("the memory is not what was written"));
+    }
+
+    #[test]
+    fn a_snapshot_is_of_use_without_its_process() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let directory = folder.path();
+        let config = store::tests::config("/k".into());
+        let recipe = Recipe::new("qemu", &config);
+        for name in [MEMORY, STATE, PROCESS, PAGES, GIVEN] {
+            std::fs::write(directory.join(name), name).expect("written");
+        }
+        let has_process = || {
+            let found = Template::open(directory, &recipe);
+            found.expect("it is of use").has_process
+        };
+        let sealed = Template::seal(directory, &recipe).expect("sealed");
+        assert!(sealed.has_process && has_process());
+        for name in [GIVEN, PROCESS, PAGES] {
+            std::fs::write(directory.join(name), "other").expect("written");
+            assert!(!has_process(), "{name} is another");
+            std::fs::remove_file(directory.join(name)).expect("removed");
+            assert!(!has_process(), "{name} is not there");
+        }
     }
 
     #[test]

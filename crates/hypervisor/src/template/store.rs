@@ -109,6 +109,7 @@ impl TemplateStore {
                 let directory = self.folder.join(&name);
                 let description = Description::read(&directory).ok()??;
                 description.check(&directory, &name).ok()?;
+                description.check_process(&directory).ok()?;
                 Some(description)
             })
             .collect();
@@ -165,14 +166,18 @@ impl TemplateStore {
     fn look(&self, key: &str) -> Found {
         let directory = self.folder.join(key);
         let checked = Description::read(&directory).and_then(|description| {
-            description
-                .map(|description| description.check(&directory, key))
-                .transpose()
+            let Some(description) = description else {
+                return Ok(None);
+            };
+            description.check(&directory, key)?;
+            description.check_process(&directory)?;
+            Ok(Some(description.has_process()))
         });
         match checked {
-            Ok(Some(())) => Found::Whole(Template {
+            Ok(Some(has_process)) => Found::Whole(Template {
                 directory,
                 key: key.to_owned(),
+                has_process,
             }),
             Ok(None) => Found::Nothing,
             Err(what) => Found::Broken(what),
@@ -263,6 +268,7 @@ impl TemplateStore {
         Ok(Template {
             directory,
             key: key.to_owned(),
+            has_process: description.has_process(),
         })
     }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use caisson_hypervisor::Copies;
 use caisson_hypervisor::template::Recipe;
 use caisson_sandbox::{ContainerCopy, Origin};
 use containerd_shim_protos::events::task::TaskCheckpointed;
@@ -130,7 +131,9 @@ impl Container {
         let read = relays.wait().await;
         let (thawing, left) = if read {
             // There is no disk: the files are the engine's.
-            frozen.snapshot(folder, Box::new(|| Ok(()))).await
+            frozen
+                .snapshot(folder, Copies::Anywhere, Box::new(|| Ok(())))
+                .await
         } else {
             (frozen.abandon().await, Ok(()))
         };
