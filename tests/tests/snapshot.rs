@@ -270,6 +270,59 @@ fn connections_of_the_first_are_reset_in_a_copy() {
 }
 
 #[test]
+fn a_connection_that_waits_to_be_accepted_is_ended_in_a_copy() {
+    let caisson = Caisson::new();
+    let script = "nc -l -p 7000 -e sh -c 'cat >/got 2>/error; echo ended >/end' & \
+        while ! grep -q :1B58 /proc/net/tcp*; do sleep 0.02; done; \
+        kill -STOP $!; echo ready; wait; sleep 1000";
+    started(
+        &caisson,
+        &["--name", "first", "-p", "127.0.0.1::7000"],
+        script,
+    );
+    says(&caisson, "first", "ready");
+    let address = caisson.ok(["port", "first", "7000"]);
+    let mut stream = TcpStream::connect(address.trim()).expect("the host takes it");
+    stream.write_all(b"before").expect("written");
+    eventually("the guest has what was sent", || {
+        // The only one that is established (01), with 6 bytes to be read.
+        let connections = caisson.ok(["exec", "first", "cat", "/proc/net/tcp6"]);
+        connections.contains(" 01 00000000:00000006 ")
+    });
+    caisson.ok(["snapshot", "first", "waiting"]);
+    caisson.ok(["run", "-d", "--name", "copy", "--from", "waiting"]);
+    let goes_on = |container: &str| {
+        caisson.ok(["exec", container, "sh", "-c", "kill -CONT $(pidof nc)"]);
+    };
+    let file = |container: &str, path: &str| {
+        let output = caisson.run(["exec", container, "cat", path]);
+        output.status.success().then(|| text(&output.stdout))
+    };
+    goes_on("copy");
+    eventually("the copy's end of the connection is told", || {
+        file("copy", "/end").is_some()
+    });
+    let error = file("copy", "/error").expect("its last words");
+    assert!(
+        error.contains("Software caused connection abort"),
+        "{error}"
+    );
+    // What had come before the snapshot is in the copy as well.
+    assert_eq!(file("copy", "/got").as_deref(), Some("before"));
+    goes_on("first");
+    stream.write_all(b", after").expect("written");
+    eventually("the first one goes on", || {
+        file("first", "/got").as_deref() == Some("before, after")
+    });
+    assert_eq!(file("first", "/end"), None);
+    drop(stream);
+    eventually("its connection ends as it should", || {
+        file("first", "/end").is_some()
+    });
+    assert_eq!(file("first", "/error").as_deref(), Some(""));
+}
+
+#[test]
 fn what_cannot_be_is_refused() {
     let caisson = Caisson::new();
     let volume = format!("{}:/v", caisson.folder("volume").display());

@@ -4,6 +4,10 @@
 //! ends one for whoever holds it: `connect(2)` with `AF_UNSPEC` resets a connection, and
 //! every process with the socket, also one that waits for it, gets `ECONNRESET`. The
 //! agent gets at the sockets by `pidfd_getfd(2)`.
+//!
+//! Connections that wait to be accepted, and those that were closed with something left to
+//! be sent, have no such holder. They are ended by their names (sock_diag(7)); whoever
+//! accepts one gets `ECONNABORTED`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,6 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 
+use caisson_netlink::Connections;
 use rustix::net::AddressFamily;
 use rustix::net::sockopt;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
@@ -18,6 +23,14 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 /// Resets every TCP connection that leaves the guest. The interfaces have no addresses
 /// any more, so nobody outside hears of it.
 pub fn reset() {
+    disconnect_held();
+    if let Err(error) = destroy_others() {
+        eprintln!("agent: a connection that nobody holds cannot be ended: {error}");
+    }
+}
+
+/// Ends those that a process has.
+fn disconnect_held() {
     let mut seen = BTreeSet::new();
     for (pid, number, socket) in sockets() {
         // Children share the sockets of their parents.
@@ -37,6 +50,17 @@ pub fn reset() {
             Err(errno) => eprintln!("agent: a connection cannot be reset: {errno}"),
         }
     }
+}
+
+/// Ends the others.
+fn destroy_others() -> std::io::Result<()> {
+    let mut connections = Connections::open()?;
+    for connection in connections.tcp()? {
+        if !is_loopback(connection.local) {
+            connections.destroy(&connection)?;
+        }
+    }
+    Ok(())
 }
 
 /// Process, descriptor and name of the sockets of every process but this one.

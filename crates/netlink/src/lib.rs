@@ -1,4 +1,5 @@
-//! The few rtnetlink messages (rtnetlink(7)) that the host and the guest need, and taps.
+//! The few rtnetlink messages (rtnetlink(7)) that the host and the guest need, connections
+//! (sock_diag(7)), and taps.
 //!
 //! Written by hand and blocking: the agent calls this once, right after its machine
 //! has begun, where every instruction that runs for the first time is translated.
@@ -7,6 +8,7 @@
 mod address;
 mod changes;
 mod cidr;
+mod connection;
 mod link;
 mod message;
 mod neighbour;
@@ -18,6 +20,7 @@ mod traffic;
 pub use address::Address;
 pub use changes::Changes;
 pub use cidr::Cidr;
+pub use connection::{Connection, Connections};
 pub use link::{Counters, Link};
 pub use neighbour::Neighbour;
 pub use route::Route;

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, sendto,
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, sendto,
 };
 
 use crate::message::{Message, Reply};
@@ -23,12 +23,17 @@ pub struct Socket {
 impl Socket {
     /// Opens one in the calling thread's network namespace.
     pub fn open() -> io::Result<Self> {
+        // The first protocol of the family, NETLINK_ROUTE.
+        Self::with_protocol(None)
+    }
+
+    /// As [`open`](Self::open), for other requests than those of rtnetlink.
+    pub(crate) fn with_protocol(protocol: Option<Protocol>) -> io::Result<Self> {
         let fd = rustix::net::socket_with(
             AddressFamily::NETLINK,
             SocketType::RAW,
             SocketFlags::CLOEXEC,
-            // The first protocol of the family, NETLINK_ROUTE.
-            None,
+            protocol,
         )?;
         Ok(Self { fd, sequence: 0 })
     }
