@@ -6,6 +6,7 @@ use caisson_protocol::{NEW_DISK_PARAMETER, TEMPLATE_PARAMETER};
 use serde_json::{Value, json};
 
 use super::Accelerator;
+use super::descriptor_set::DescriptorSet;
 use super::interface::StandIn;
 use super::slot::{self, Slot};
 use crate::{NetworkBackend, NetworkInterface, Share, VmConfig};
@@ -176,7 +177,8 @@ fn add_devices(list: &mut List, config: &VmConfig, devices: &Devices, begin: Beg
 fn add_disks(list: &mut List, config: &VmConfig, files: &[i32]) {
     let disks = config.disks.iter().zip(files).zip(slot::disks());
     for (index, ((disk, fd), slot)) in disks.enumerate() {
-        list.option("-add-fd", format!("fd={fd},set={index}"));
+        let set = DescriptorSet::Disk(index).number();
+        list.option("-add-fd", format!("fd={fd},set={set}"));
         let file = disk_file(index, "file", disk.read_only);
         let node = disk_node(index, file, disk.read_only);
         list.option("-blockdev", node.to_string());
@@ -211,7 +213,7 @@ pub(super) fn disk_node(number: usize, file: Value, read_only: bool) -> Value {
 pub(super) fn disk_file(number: usize, driver: &str, read_only: bool) -> Value {
     json!({
         "driver": driver,
-        "filename": format!("/dev/fdset/{number}"),
+        "filename": DescriptorSet::Disk(number).path(),
         "read-only": read_only,
         "discard": "unmap",
         // Containers of one image share its disk, read-only.

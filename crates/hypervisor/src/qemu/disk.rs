@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::arguments::{approve, disk_device, disk_device_name, disk_file, disk_name, disk_node};
+use super::descriptor_set::DescriptorSet;
 use super::monitor::Monitor;
 use super::slot::Slot;
 use crate::OpenDisk;
@@ -19,7 +20,7 @@ const LET_GO: Duration = Duration::from_secs(10);
 /// Puts a disk into an empty slot. The guest has to look at it.
 pub(super) async fn plug(monitor: &mut Monitor, disk: &OpenDisk, slot: Slot) -> io::Result<()> {
     let number = number(slot)?;
-    let set = json!({ "fdset-id": number });
+    let set = DescriptorSet::Disk(number).argument();
     monitor.pass("add-fd", set, disk.file.as_fd()).await?;
     let file = disk_file(number, driver(&disk.file)?, disk.read_only);
     let node = disk_node(number, file, disk.read_only);
@@ -41,7 +42,7 @@ pub(super) async fn unplug(monitor: &mut Monitor, slot: Slot) -> io::Result<()> 
     tokio::time::timeout(LET_GO, monitor.deleted(&device)).await??;
     let node = json!({ "node-name": disk_name(number) });
     monitor.execute("blockdev-del", node).await?;
-    let set = json!({ "fdset-id": number });
+    let set = DescriptorSet::Disk(number).argument();
     monitor.execute("remove-fd", set).await?;
     Ok(())
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use super::arguments::{Begin, SHARE, VSOCK, approve, netdev, network_device, vhost_user_devices};
+use super::descriptor_set::DescriptorSet;
 use super::freeze;
 use super::image::{self, ProcessImage};
 use super::interface::Renewal;
@@ -24,10 +25,6 @@ use super::sockets::Sockets;
 use super::{Connections, Qemu, file, guest, open};
 use crate::template::{DISK, MEMORY, STATE, Template, copy_written};
 use crate::{Error, NetworkInterface, OpenDisk, Result, VmConfig};
-
-/// Number of QEMU's set of descriptors with the frames of interfaces; see
-/// [`snapshot`](super::snapshot) for others.
-const FRAMES_SET: u32 = 101;
 
 /// The memory that a fork begins with.
 enum Memory {
@@ -307,7 +304,10 @@ pub(super) async fn plug_network(
     // A stream is connected by a thread that asks no monitor for a name. It keeps the descriptor,
     // which must not be taken out of its set again.
     let known_as = match interface.is_stream() {
-        true => monitor.add(FRAMES_SET, descriptor).await?.to_string(),
+        true => monitor
+            .add(DescriptorSet::Frames, descriptor)
+            .await?
+            .to_string(),
         false => {
             let name = slot.netdev();
             monitor.give(&name, descriptor).await?;

@@ -3,6 +3,7 @@
 
 mod arguments;
 mod console;
+mod descriptor_set;
 mod disk;
 mod driver;
 mod fork;

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
 
+use super::descriptor_set::DescriptorSet;
+
 /// Longest line: QEMU's longest answer to what we ask has a few hundred bytes.
 const LINE_LIMIT: u64 = 64 << 10;
 
@@ -63,9 +65,12 @@ impl Monitor {
     }
 
     /// Adds a descriptor to a set of QEMU's. Returns its number there.
-    pub(super) async fn add(&mut self, set: u32, descriptor: BorrowedFd<'_>) -> io::Result<i64> {
-        let arguments = json!({ "fdset-id": set });
-        let added = self.pass("add-fd", arguments, descriptor).await?;
+    pub(super) async fn add(
+        &mut self,
+        set: DescriptorSet,
+        descriptor: BorrowedFd<'_>,
+    ) -> io::Result<i64> {
+        let added = self.pass("add-fd", set.argument(), descriptor).await?;
         added["fd"]
             .as_i64()
             .ok_or_else(|| io::Error::other("QEMU does not tell a descriptor's number"))

@@ -20,6 +20,7 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
 use super::arguments::{VSOCK, vsock_device};
+use super::descriptor_set::DescriptorSet;
 use super::driver::Driver;
 use super::image::{Copied, ProcessImage};
 use super::interface::Interface;
@@ -40,10 +41,6 @@ const NO_PROCESS: &str =
 
 /// How long the agent may take to let go of the vsock device, and QEMU to unplug it.
 const DEADLINE: Duration = Duration::from_secs(30);
-
-/// Number of QEMU's set of descriptors with the file of the state. Those of disks are
-/// counted from 0.
-const STATE_SET: u32 = 100;
 
 /// What of a machine is in its state, and what it takes to make a snapshot of it.
 pub(super) struct Forked {
@@ -249,7 +246,7 @@ async fn write(
     monitor.execute("cont", json!({})).await.map_err(host)?;
     // While its machine stands still, QEMU keeps the file open all the same: the process could
     // not be written another time.
-    let set = json!({ "fdset-id": STATE_SET });
+    let set = DescriptorSet::State.argument();
     let closed = monitor.execute("remove-fd", set).await;
     let saved = saved.and_then(|process| closed.map(|_| process).map_err(host));
     saved.map(|process| Written {
@@ -287,9 +284,9 @@ async fn process(
 /// stands still: `xen-save-devices-state` notes it so. QEMU has the file open, in its set,
 /// until that is removed while the machine runs.
 pub(super) async fn save(monitor: &mut Monitor, state: &File) -> io::Result<()> {
-    let set = json!({ "fdset-id": STATE_SET });
+    let set = DescriptorSet::State.argument();
     monitor.pass("add-fd", set, state.as_fd()).await?;
-    let arguments = json!({ "filename": format!("/dev/fdset/{STATE_SET}"), "live": false });
+    let arguments = json!({ "filename": DescriptorSet::State.path(), "live": false });
     let saved = monitor.execute("xen-save-devices-state", arguments).await;
     saved.map(drop)
 }
