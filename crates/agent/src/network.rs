@@ -204,16 +204,17 @@ pub fn take_down(network: &Network) -> Result<()> {
         .addresses()
         .map_err(Error::system("list addresses"))?;
     for link in links.iter().filter(|link| !link.loopback) {
-        let doing = || Error::system(format!("take {} down", link.name));
         for address in addresses
             .iter()
             .filter(|address| address.link == link.index)
         {
+            let doing = format!("take the address {} from {}", address.cidr, link.name);
             socket
                 .remove_address(address.link, address.cidr)
-                .map_err(doing())?;
+                .map_err(Error::system(doing))?;
         }
-        socket.set_down(link.index).map_err(doing())?;
+        let doing = format!("take {} down", link.name);
+        socket.set_down(link.index).map_err(Error::system(doing))?;
         // One that the copy has been given itself.
         if network
             .interfaces
@@ -224,9 +225,10 @@ pub fn take_down(network: &Network) -> Result<()> {
         }
         let wanted = |interface: &&api::Interface| interface.name == link.name;
         if let Some(interface) = network.interfaces.iter().find(wanted) {
+            let doing = format!("give {} its hardware address", link.name);
             socket
                 .set_mac(link.index, mac(&interface.mac)?)
-                .map_err(doing())?;
+                .map_err(Error::system(doing))?;
         }
     }
     Ok(())

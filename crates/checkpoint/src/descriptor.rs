@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 
 use rustix::event::EventfdFlags;
@@ -79,7 +79,7 @@ impl Info {
         let flags = self.number("flags:", 8)? as u32;
         // The count is in hexadecimal.
         let event = || {
-            // Linux tells since 6.5. Whoever is copied on an older one has none.
+            // Linux tells since 6.5.
             let semaphore = self
                 .number("eventfd-semaphore:", 10)
                 .is_some_and(|is| is != 0);
@@ -120,12 +120,11 @@ pub(crate) fn open(descriptors: &[Descriptor]) -> Result<()> {
 
 /// Those of the flags that can be set later.
 fn set_flags(number: RawFd, flags: u32) -> io::Result<()> {
-    // SAFETY: the caller has a descriptor there, which nobody closes meanwhile.
-    let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
-    Ok(rustix::fs::fcntl_setfl(
-        descriptor,
-        OFlags::from_bits_retain(flags),
-    )?)
+    // SAFETY: no memory is touched, and a number without a descriptor is refused.
+    match unsafe { libc::fcntl(number, libc::F_SETFL, flags) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
 }
 
 /// Gives a descriptor a number, which may be its own.

@@ -67,6 +67,11 @@ pub fn freeze(process: u32, given: &Given<'_>, pages: &File) -> Result<Image> {
         if status(&path, "SigPnd", 16)? != 0 {
             return Err(Error::Unsupported("signals that wait".to_owned()));
         }
+        let children = fs::read_to_string(format!("/proc/{path}/children"));
+        let children = children.map_err(Error::system("read the process's state"))?;
+        if !children.is_empty() {
+            return Err(Error::Unsupported("children".to_owned()));
+        }
         threads.push(write_thread(tracee, &memory, &mut pages)?);
     }
     let actions = actions(process, first, &memory)?;
@@ -87,8 +92,11 @@ pub fn freeze(process: u32, given: &Given<'_>, pages: &File) -> Result<Image> {
         .collect::<Result<_>>()?;
     let name = fs::read_to_string(format!("/proc/{process}/comm"))
         .map_err(Error::system("read the process's name"))?;
+    let slack = fs::read_to_string(format!("/proc/{process}/timerslack_ns"))
+        .map_err(Error::system("read the process's timer slack"))?;
     Ok(Image {
         name: name.trim_end().to_owned(),
+        timer_slack: slack.trim_end().parse().unwrap_or(0),
         host: Host::this(),
         layout: maps::layout(process, end_of_heap)?,
         files: writer.files,
@@ -157,7 +165,7 @@ fn hold(process: u32) -> Result<Vec<Tracee>> {
             return Ok(held);
         }
         for number in new {
-            held.extend(Tracee::hold(number)?);
+            held.extend(Tracee::hold(process, number)?);
         }
     }
 }
@@ -171,9 +179,6 @@ fn check(process: u32, first: &Tracee, memory: &Memory) -> Result<()> {
     };
     if !read("timers")?.is_empty() {
         return unsupported("timers");
-    }
-    if !read(&format!("task/{process}/children"))?.is_empty() {
-        return unsupported("children");
     }
     if status(&process.to_string(), "ShdPnd", 16)? != 0 {
         return unsupported("signals that wait");

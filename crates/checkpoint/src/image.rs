@@ -12,6 +12,9 @@ use crate::host::Host;
 pub struct Image {
     /// Its name, at most 15 bytes.
     pub(crate) name: String,
+    /// Nanoseconds by which a timer of its first thread may be late; 0 is what the kernel
+    /// takes by itself (`PR_SET_TIMERSLACK`, prctl(2)). Other threads have it as well.
+    pub(crate) timer_slack: u64,
     /// Where it ran.
     pub(crate) host: Host,
     pub(crate) layout: Layout,

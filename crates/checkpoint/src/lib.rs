@@ -14,7 +14,7 @@
 //! - private memory, of files that stay as they are, and shared memory of files that it was
 //!   given,
 //! - descriptors that it was given, of which a copy is given its own; event counters,
-//!   signal descriptors; and
+//!   which are semaphores only where Linux tells (since 6.5); signal descriptors; and
 //! - no timers, no children, no signals that wait.
 //!
 //! A copy has neither the advice that was given on memory (madvise(2)), nor locked memory, nor

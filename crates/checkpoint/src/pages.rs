@@ -16,6 +16,10 @@ const GAP: u64 = 8;
 /// Pages that are copied at once.
 const PIECE: u64 = 256;
 
+/// Most bytes of a file of pages. QEMU has some 64 MiB; one that a guest has taken over could
+/// have as much as there are addresses, of zeros that take no memory.
+const LIMIT: u64 = 2 << 30;
+
 /// Entries of the map of pages that are read at once.
 const ENTRIES: u64 = 8 << 10;
 
@@ -112,6 +116,9 @@ impl<'a> Pages<'a> {
     /// Copies pages of a process.
     pub(crate) fn copy(&mut self, memory: &Memory, range: Range) -> io::Result<Run> {
         let offset = self.length;
+        if range.length() > LIMIT.saturating_sub(offset) {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
         memory.copy(range, self.file, offset)?;
         self.length += range.length();
         Ok(Run { range, offset })

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::{OwnedFd, RawFd};
 
 use crate::host::Host;
@@ -77,6 +78,8 @@ impl Copy {
         };
         let contents = plan.contents()?;
         rename(&image.name)?;
+        rustix::thread::set_current_timer_slack(NonZeroU64::new(image.timer_slack))
+            .map_err(Error::system("set the process's timer slack"))?;
         room.fill(&contents)?;
         for filter in &image.filters {
             install(filter)?;

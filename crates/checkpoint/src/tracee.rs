@@ -1,6 +1,6 @@
 //! A thread of another process, held still (ptrace(2)).
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::unix::fs::FileExt;
@@ -8,9 +8,10 @@ use std::ptr;
 
 use crate::{Error, Result};
 
-/// `PTRACE_GET_RSEQ_CONFIGURATION` and `PTRACE_SECCOMP_GET_FILTER` (linux/ptrace.h).
+/// Requests that have no name in `libc` (linux/ptrace.h).
 const GET_RSEQ_CONFIGURATION: u32 = 0x420f;
 const SECCOMP_GET_FILTER: u32 = 0x420c;
+const SET_SIGNAL_MASK: u32 = 0x420b;
 
 /// Extended registers, in the format of XSAVE (linux/elf.h).
 const NT_X86_XSTATE: usize = 0x202;
@@ -35,23 +36,34 @@ enum Stop {
 pub(crate) struct Tracee(pub(crate) libc::pid_t);
 
 impl Tracee {
-    /// Holds a thread still; none if it has ended.
-    pub(crate) fn hold(thread: libc::pid_t) -> Result<Option<Self>> {
+    /// Holds a thread of a process still; none if it has ended.
+    pub(crate) fn hold(process: u32, thread: libc::pid_t) -> Result<Option<Self>> {
         let seize = || -> io::Result<Option<Self>> {
-            request(libc::PTRACE_SEIZE, thread, 0, 0)?;
+            command(libc::PTRACE_SEIZE, thread, 0)?;
             let tracee = Self(thread);
             // If it ends before that, it is waited for all the same.
-            let _ = request(libc::PTRACE_INTERRUPT, thread, 0, 0);
+            let _ = command(libc::PTRACE_INTERRUPT, thread, 0);
             Ok(tracee.has_stopped(Stop::Interrupted)?.then_some(tracee))
         };
         match seize() {
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+            // The kernel's answer as well while one ends.
+            Err(error)
+                if error.raw_os_error() == Some(libc::EPERM) && is_ending(process, thread) =>
+            {
+                Ok(None)
+            }
             seized => seized.map_err(Error::system("trace a thread of the process")),
         }
     }
 
     /// Waits until it has stopped for this reason, or ended.
     fn has_stopped(&self, reason: Stop) -> io::Result<bool> {
+        // If it has stopped for another one.
+        let go_on = match reason {
+            Stop::Interrupted => libc::PTRACE_CONT,
+            Stop::Stepped => libc::PTRACE_SINGLESTEP,
+        };
         let mut status = 0;
         loop {
             // SAFETY: the kernel writes to the status alone.
@@ -72,27 +84,24 @@ impl Tracee {
                 (_, libc::SIGTRAP) => Stop::Stepped,
                 // A signal is on its way to it, and comes through.
                 _ => {
-                    request(libc::PTRACE_CONT, self.0, 0, signal as usize)?;
+                    command(go_on, self.0, signal as usize)?;
                     continue;
                 }
             };
             if found == reason {
                 return Ok(true);
             }
-            request(libc::PTRACE_CONT, self.0, 0, 0)?;
+            command(go_on, self.0, 0)?;
         }
     }
 
     /// Its registers.
     pub(crate) fn registers(&self) -> Result<libc::user_regs_struct> {
         let mut registers = MaybeUninit::<libc::user_regs_struct>::zeroed();
-        request(
-            libc::PTRACE_GETREGS,
-            self.0,
-            0,
-            registers.as_mut_ptr() as usize,
-        )
-        .map_err(Error::system("read the registers of a thread"))?;
+        let address = registers.as_mut_ptr() as usize;
+        // SAFETY: the kernel writes all registers, for which there is room.
+        let read = unsafe { request(libc::PTRACE_GETREGS, self.0, 0, address) };
+        read.map_err(Error::system("read the registers of a thread"))?;
         // SAFETY: the kernel has filled it in, and any bits are registers.
         Ok(unsafe { registers.assume_init() })
     }
@@ -117,7 +126,9 @@ impl Tracee {
 
     fn set_registers(&self, registers: &libc::user_regs_struct) -> Result<()> {
         let address = ptr::from_ref(registers) as usize;
-        request(libc::PTRACE_SETREGS, self.0, 0, address)
+        // SAFETY: the kernel reads all registers, which are there.
+        let written = unsafe { request(libc::PTRACE_SETREGS, self.0, 0, address) };
+        written
             .map(drop)
             .map_err(Error::system("write the registers of a thread"))
     }
@@ -129,13 +140,10 @@ impl Tracee {
             iov_base: bytes.as_mut_ptr().cast(),
             iov_len: bytes.len(),
         };
-        request(
-            libc::PTRACE_GETREGSET,
-            self.0,
-            NT_X86_XSTATE,
-            &raw mut vector as usize,
-        )
-        .map_err(Error::system("read the extended registers of a thread"))?;
+        let address = &raw mut vector as usize;
+        // SAFETY: the kernel writes as many bytes as the vector says that there are.
+        let read = unsafe { request(libc::PTRACE_GETREGSET, self.0, NT_X86_XSTATE, address) };
+        read.map_err(Error::system("read the extended registers of a thread"))?;
         bytes.truncate(vector.iov_len);
         Ok(bytes)
     }
@@ -143,27 +151,31 @@ impl Tracee {
     /// The signals that it does not take.
     pub(crate) fn blocked_signals(&self) -> Result<u64> {
         let mut mask = 0_u64;
-        request(
-            libc::PTRACE_GETSIGMASK,
-            self.0,
-            size_of_val(&mask),
-            &raw mut mask as usize,
-        )
-        .map_err(Error::system("read the signal mask of a thread"))?;
+        let (length, address) = (size_of_val(&mask), &raw mut mask as usize);
+        // SAFETY: the kernel writes a mask of eight bytes.
+        let read = unsafe { request(libc::PTRACE_GETSIGMASK, self.0, length, address) };
+        read.map_err(Error::system("read the signal mask of a thread"))?;
         Ok(mask)
+    }
+
+    fn block_signals(&self, mask: u64) -> Result<()> {
+        let (length, address) = (size_of_val(&mask), &raw const mask as usize);
+        // SAFETY: the kernel reads a mask of eight bytes.
+        let written = unsafe { request(SET_SIGNAL_MASK, self.0, length, address) };
+        written
+            .map(drop)
+            .map_err(Error::system("write the signal mask of a thread"))
     }
 
     /// Whether it has registered restartable sequences.
     pub(crate) fn has_restartable_sequences(&self) -> Result<bool> {
         // struct ptrace_rseq_configuration: pointer, size, signature, flags, padding.
         let mut configuration = [0_u64; 3];
-        request(
-            GET_RSEQ_CONFIGURATION,
-            self.0,
-            size_of_val(&configuration),
-            &raw mut configuration as usize,
-        )
-        .map_err(Error::system("ask for restartable sequences"))?;
+        let length = size_of_val(&configuration);
+        let address = &raw mut configuration as usize;
+        // SAFETY: the kernel writes at most as many bytes as it is told that there are.
+        let read = unsafe { request(GET_RSEQ_CONFIGURATION, self.0, length, address) };
+        read.map_err(Error::system("ask for restartable sequences"))?;
         Ok(configuration[0] != 0)
     }
 
@@ -193,7 +205,8 @@ impl Tracee {
         let mut filters = Vec::new();
         loop {
             let number = filters.len();
-            let length = match request(SECCOMP_GET_FILTER, self.0, number, 0) {
+            // SAFETY: without an address, the kernel tells the length alone.
+            let length = match unsafe { request(SECCOMP_GET_FILTER, self.0, number, 0) } {
                 Ok(length) => length as usize,
                 // No more of them; none at all.
                 Err(error)
@@ -205,7 +218,10 @@ impl Tracee {
             };
             let mut instructions = vec![0_u64; length];
             let address = instructions.as_mut_ptr() as usize;
-            request(SECCOMP_GET_FILTER, self.0, number, address).map_err(failed())?;
+            // SAFETY: the kernel writes that many instructions: it is held still, so that its
+            // filters stay.
+            let read = unsafe { request(SECCOMP_GET_FILTER, self.0, number, address) };
+            read.map_err(failed())?;
             filters.push(instructions);
         }
     }
@@ -253,6 +269,21 @@ impl Tracee {
         &self,
         before: &libc::user_regs_struct,
         number: libc::c_long,
+        arguments: [u64; 4],
+    ) -> Result<u64> {
+        // A handler would be called in the midst of it.
+        let blocked = self.blocked_signals()?;
+        self.block_signals(u64::MAX)?;
+        let answer = self.step(before, number, arguments);
+        let restored = self.set_registers(before);
+        let restored = restored.and_then(|()| self.block_signals(blocked));
+        answer.and_then(|answer| restored.map(|()| answer))
+    }
+
+    fn step(
+        &self,
+        before: &libc::user_regs_struct,
+        number: libc::c_long,
         [rdi, rsi, rdx, r10]: [u64; 4],
     ) -> Result<u64> {
         self.set_registers(&libc::user_regs_struct {
@@ -267,7 +298,7 @@ impl Tracee {
             orig_rax: u64::MAX,
             ..*before
         })?;
-        request(libc::PTRACE_SINGLESTEP, self.0, 0, 0).map_err(Error::system(
+        command(libc::PTRACE_SINGLESTEP, self.0, 0).map_err(Error::system(
             "let a thread of the process make a system call",
         ))?;
         match self.has_stopped(Stop::Stepped) {
@@ -278,17 +309,40 @@ impl Tracee {
             Err(error) => return Err(Error::system("wait for a thread of the process")(error)),
         }
         let after = self.registers()?;
-        self.set_registers(before)?;
         if after.rip != before.rip || (after.rax as i64) < 0 {
             let error = io::Error::from_raw_os_error((after.rax as i32).wrapping_neg());
             return Err(Error::system("have the process make a system call")(error));
         }
         Ok(after.rax)
     }
+
+    /// Lets it make the system call again that it waits in, with the arguments that it had.
+    /// One of poll(2) and others with a time would be `restart_syscall` after this, which
+    /// does not say any more what is waited for.
+    fn wait_again(&self) -> Result<()> {
+        let registers = self.registers()?;
+        if !is_done_over(&registers)
+            || registers.rax as i64 != RESTART_BLOCK
+            || registers.orig_rax as i64 == libc::SYS_restart_syscall
+        {
+            return Ok(());
+        }
+        self.set_registers(&libc::user_regs_struct {
+            rax: NO_HANDLER as u64,
+            ..registers
+        })
+    }
 }
 
-/// Answers of system calls that are interrupted and done over (linux/errno.h).
-const DONE_OVER: [i64; 4] = [-512, -513, -514, -516];
+/// Answers of system calls that are interrupted and done over (linux/errno.h): `ERESTARTSYS`
+/// and `ERESTARTNOINTR`,
+const DONE_OVER: [i64; 4] = [-512, -513, NO_HANDLER, RESTART_BLOCK];
+
+/// `ERESTARTNOHAND`, unless a handler is called, and
+const NO_HANDLER: i64 = -514;
+
+/// `ERESTART_RESTARTBLOCK`, by `restart_syscall` with what the kernel has noted.
+const RESTART_BLOCK: i64 = -516;
 
 /// Whether a thread is in a system call that it makes again.
 pub(crate) fn is_done_over(registers: &libc::user_regs_struct) -> bool {
@@ -298,18 +352,42 @@ pub(crate) fn is_done_over(registers: &libc::user_regs_struct) -> bool {
 impl Drop for Tracee {
     fn drop(&mut self) {
         // It may have ended.
-        let _ = request(libc::PTRACE_DETACH, self.0, 0, 0);
+        let _ = self.wait_again();
+        let _ = command(libc::PTRACE_DETACH, self.0, 0);
     }
 }
 
-fn request(
+/// Whether a thread that is listed ends, or has ended.
+fn is_ending(process: u32, thread: libc::pid_t) -> bool {
+    match fs::read_to_string(format!("/proc/{process}/task/{thread}/stat")) {
+        // After the name, which is in parentheses (proc_pid_stat(5)).
+        Ok(stat) => {
+            let state = stat.rsplit(") ").next();
+            state.is_some_and(|state| state.starts_with(['X', 'Z']))
+        }
+        Err(error) => [Some(libc::ENOENT), Some(libc::ESRCH)].contains(&error.raw_os_error()),
+    }
+}
+
+/// A request without an address.
+fn command(what: libc::c_uint, thread: libc::pid_t, data: usize) -> io::Result<()> {
+    // SAFETY: no memory is touched: the data of these is a number.
+    unsafe { request(what, thread, 0, data) }.map(drop)
+}
+
+/// Asks something of the kernel (ptrace(2)).
+///
+/// # Safety
+///
+/// `data` is what the request takes there: if an address, of as much memory as the kernel
+/// reads or writes.
+unsafe fn request(
     request: libc::c_uint,
     thread: libc::pid_t,
     address: usize,
     data: usize,
 ) -> io::Result<libc::c_long> {
-    // SAFETY: the kernel writes at `data` as much as the request says, for which each of our
-    // callers has room.
+    // SAFETY: as the caller says.
     let result = unsafe { libc::ptrace(request, thread, address, data) };
     match result {
         -1 => Err(io::Error::last_os_error()),

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use caisson_checkpoint::{Copy, Error, Given, Image, TUNABLES, freeze};
 
-use self::counter::{MEMORY, SOCKET};
+use self::counter::{MEMORY, SLACK, SOCKET};
 
 /// What this program is to be, and numbers of descriptors of a copy.
 const ROLE: &str = "CAISSON_CHECKPOINT_ROLE";
@@ -30,7 +30,7 @@ fn main() {
         Ok("counter") => counter::run(),
         Ok(copy) => become_copy(copy == "private"),
         Err(_) => {
-            let tests: [(&str, fn()); 7] = [
+            let tests: [(&str, fn()); 8] = [
                 ("copies_go_on_by_themselves", copies_go_on_by_themselves),
                 ("a_copy_has_copies", a_copy_has_copies),
                 (
@@ -38,6 +38,7 @@ fn main() {
                     memory_is_written_by_somebody_else_if_wanted,
                 ),
                 ("memory_is_shared_if_wanted", memory_is_shared_if_wanted),
+                ("threads_are_waited_for", threads_are_waited_for),
                 (
                     "what_cannot_be_copied_is_told",
                     what_cannot_be_copied_is_told,
@@ -241,6 +242,8 @@ fn copies_go_on_by_themselves() {
         assert_eq!(copy.ask("stack"), stack, "its stack for signals is there");
         assert_eq!(copy.ask("forbidden"), "13", "its filters are there");
         assert_eq!(arguments(copy), b"a copy\0of a counter\0");
+        let slack = std::fs::read_to_string(format!("/proc/{number}/timerslack_ns"));
+        assert_eq!(slack.expect("read").trim_end(), SLACK.to_string());
     }
     // What one of them writes is its own.
     assert_eq!(original.ask("add 0"), "5");
@@ -303,11 +306,20 @@ fn memory_is_shared_if_wanted() {
     assert_eq!(first_byte(&memory), 9);
 }
 
+fn threads_are_waited_for() {
+    let mut original = Counter::new(&this_program(), &memory());
+    assert_eq!(original.ask("busy 200"), "ok");
+    let written = original.write().expect("written");
+    assert_eq!(original.ask("add 1"), "1");
+    let mut copy = Counter::copy(&written, &memory(), true);
+    assert_eq!(copy.ask("add 2"), "2");
+}
+
 fn what_cannot_be_copied_is_told() {
     let cases = [
         ("pipe", "a descriptor of pipe:"),
         ("timer", "timers"),
-        ("busy", "threads that do not wait"),
+        ("busy 1000000", "threads that do not wait"),
     ];
     for (does, expected) in cases {
         let mut original = Counter::new(&this_program(), &memory());

@@ -348,8 +348,8 @@ pub(super) async fn plug(monitor: &mut Monitor, slot: Slot, device: Value) -> io
     Ok(())
 }
 
-/// Takes a device and its connection, of the same name, away from a machine, which stands
-/// still: its guest does not learn of it.
+/// Takes a device and its connection, of the same name, away from a machine. Its guest does
+/// not learn of it: it stands still, or has let go of the device.
 pub(super) async fn unplug(monitor: &mut Monitor, slot: Slot, name: &str) -> io::Result<()> {
     let device = json!({ "id": name });
     monitor.execute("qom-set", approve(slot)).await?;

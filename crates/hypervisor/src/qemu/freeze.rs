@@ -22,7 +22,7 @@ use super::slot;
 use super::snapshot;
 use super::sockets::{self, Sockets};
 use super::{
-    Accelerator, Qemu, boot_files, file, guest, jail, medium, networks, pair, synchronise,
+    Accelerator, Qemu, boot_files, file, guest, jail, medium, networks, new_file, pair, synchronise,
 };
 use crate::device::{self, Control};
 use crate::process::{Descriptors, Process};
@@ -30,7 +30,7 @@ use crate::template::{self, FileIdentity, LOG_LIMIT, MEMORY, Recipe, STATE, TEMP
 use crate::{Error, NetworkBackend, NetworkInterface, Ports, Result, VmConfig};
 
 /// Changes whenever a template is made or used in another way.
-const RECIPE: u32 = 7;
+const RECIPE: u32 = 8;
 
 /// Most bytes that a guest may say before it is ready.
 const CONSOLE_LIMIT: usize = 1 << 20;
@@ -44,8 +44,8 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// What is said of a template that has no process.
 const NO_COPIES: &str = "forks of a template will load its state: no copy of its QEMU can be made";
 
-/// How often that is waited for.
-const SETTLE_ATTEMPTS: u32 = 50;
+/// How often that is waited for: half a minute, as a host may be busy with other machines.
+const SETTLE_ATTEMPTS: u32 = 300;
 
 /// What a template for such machines depends on.
 pub(super) fn recipe(qemu: &Qemu, config: &VmConfig) -> Result<Recipe> {
@@ -152,12 +152,8 @@ pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> 
     let config = &model.config;
     let make = |name: &str, read| {
         let path = directory.join(name);
-        File::options()
-            .read(read)
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(file(&path))
+        let mut options = new_file();
+        options.read(read).open(&path).map_err(file(&path))
     };
     // QEMU takes a descriptor of a state only with the very access that it asks for.
     let (memory, state) = (make(MEMORY, true)?, make(STATE, false)?);

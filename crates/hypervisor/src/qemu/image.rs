@@ -16,7 +16,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ use serde_json::json;
 
 use super::jail::{self, Beginning};
 use super::monitor::Monitor;
-use super::{Qemu, file, freeze, interface, open, pair, read, synchronise};
+use super::{Qemu, file, freeze, interface, new_file, open, pair, read, synchronise};
 use crate::process::{Descriptors, Process};
 use crate::template::{FileIdentity, GIVEN, MEMORY, PAGES, PROCESS};
 use crate::{Error, Result, VmConfig};
@@ -51,7 +51,11 @@ pub(super) enum Role {
 }
 
 /// How long a copy may take to say how its machine is, and a fork to have its machine go on.
-pub(super) const DEADLINE: Duration = Duration::from_secs(10);
+/// That is tenths of a second; a host may be busy.
+pub(super) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long a process may take to be written: a machine stands still meanwhile.
+const WRITE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// What tells a file or a socket from every other: device and inode.
 type Identity = (u64, u64);
@@ -75,12 +79,18 @@ impl Roles {
         let mut found = Vec::new();
         for entry in std::fs::read_dir(format!("/proc/{process}/fd"))? {
             let entry = entry?;
-            let file = std::fs::metadata(entry.path())?;
+            let looked = std::fs::metadata(entry.path())
+                .and_then(|file| Ok((file, std::fs::read_link(entry.path())?)));
+            let (file, link) = match looked {
+                // It has been closed meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                looked => looked?,
+            };
             let identity = (file.dev(), file.ino());
             let known = self.0.iter().find(|(_, known)| *known == identity);
             let role = match known {
                 Some((role, _)) => Some(*role),
-                None if interfaces => frames(&std::fs::read_link(entry.path())?),
+                None if interfaces => frames(&link),
                 None => None,
             };
             let number = entry
@@ -191,7 +201,8 @@ impl ProcessImage {
 
     /// Sees whether copies of the one in a folder come up on this host.
     pub(super) async fn prove(qemu: &Qemu, directory: &Path) -> Result<()> {
-        let image = Self::read(directory)?.ok_or(Error::Ended)?;
+        let gone = || file(&directory.join(GIVEN))(io::ErrorKind::NotFound.into());
+        let image = Self::read(directory)?.ok_or_else(gone)?;
         image.try_out(qemu, directory).await
     }
 
@@ -236,12 +247,9 @@ impl ProcessImage {
         directory: &Path,
     ) -> Result<Vec<File>> {
         let given = given.map_err(Error::host("cannot look at QEMU's descriptors"))?;
-        // QEMU's addresses are nobody's business.
         let make = |name: &str| {
             let path = directory.join(name);
-            let mut options = File::options();
-            let made = options.write(true).create_new(true).mode(0o600).open(&path);
-            made.map_err(file(&path))
+            new_file().open(&path).map_err(file(&path))
         };
         let (image, pages) = (make(PROCESS)?, make(PAGES)?);
         let mut descriptors = Descriptors::default();
@@ -259,13 +267,18 @@ impl ProcessImage {
         let name = "the writer of QEMU's process";
         let program = &qemu.devices_program;
         let mut writer = Process::spawn(name, program, arguments, descriptors, None, &[])?;
-        let status = writer.wait().await;
+        let failed = |detail| Error::Process {
+            program: name.to_owned(),
+            doing: "freezing QEMU",
+            detail,
+        };
+        let Ok(status) = tokio::time::timeout(WRITE_DEADLINE, writer.wait()).await else {
+            writer.kill().await;
+            let seconds = WRITE_DEADLINE.as_secs();
+            return Err(failed(format!("it was not done within {seconds} s")));
+        };
         if !status.success() {
-            return Err(Error::Process {
-                program: name.to_owned(),
-                doing: "freezing QEMU",
-                detail: writer.obituary(status).await,
-            });
+            return Err(failed(writer.obituary(status).await));
         }
         let list = make(GIVEN)?;
         serde_json::to_writer(&list, &given)

@@ -23,6 +23,7 @@ mod sockets;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -349,6 +350,14 @@ fn open(path: &Path, read_only: bool) -> Result<File> {
         .write(!read_only)
         .open(path)
         .map_err(file(path))
+}
+
+/// A file that must not be there yet. What is in it, of a guest or of QEMU, is nobody else's
+/// business.
+fn new_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    options
 }
 
 /// What a file says in JSON; none if there is no such file.

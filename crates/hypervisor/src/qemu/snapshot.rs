@@ -27,7 +27,7 @@ use super::interface::Interface;
 use super::machine::Machine;
 use super::monitor::Monitor;
 use super::share::{self, Attached};
-use super::{Qemu, file, fork, jail, memory, read, slot, synchronise};
+use super::{Qemu, file, fork, jail, memory, new_file, read, slot, synchronise};
 use crate::device::{self, Device, Guest};
 use crate::template::{MEMORY, STATE, copy_written};
 use crate::{Copies, Error, Result, VmConfig, WhileStill};
@@ -127,12 +127,7 @@ pub(super) async fn snapshot(
     let mut monitor = machine.monitor.lock().await;
     // Its end is no longer that of the machine.
     let retired = machine.retire(device::VSOCK).await?;
-    let unplugged = async {
-        let device = json!({ "id": VSOCK });
-        monitor.execute("device_del", device.clone()).await?;
-        monitor.deleted(VSOCK).await?;
-        monitor.execute("chardev-remove", device).await
-    };
+    let unplugged = fork::unplug(&mut monitor, slot::VSOCK, VSOCK);
     tokio::time::timeout(DEADLINE, unplugged)
         .await
         .map_err(io::Error::from)
@@ -141,10 +136,9 @@ pub(super) async fn snapshot(
     if let Some(mut retired) = retired {
         retired.kill().await;
     }
-    let copied = match copies {
-        Copies::OnThisHost => forked.copied.as_ref(),
-        Copies::Anywhere => None,
-    };
+    // What tells a share's device of its rings stays in the process: a copy would have two.
+    let can_copy = copies == Copies::OnThisHost && forked.share.is_none();
+    let copied = forked.copied.as_ref().filter(|_| can_copy);
     let written = write(machine, forked, &mut monitor, directory, copied, still).await;
     plug(machine, forked, &mut monitor).await?;
     drop(monitor);
@@ -185,11 +179,7 @@ async fn write(
 ) -> Result<Written> {
     let make = |name: &str| {
         let path = directory.join(name);
-        File::options()
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(file(&path))
+        new_file().open(&path).map_err(file(&path))
     };
     // QEMU takes a descriptor only with the very access that it asks for.
     let (memory, state, devices) = (make(MEMORY)?, make(STATE)?, make(DEVICES)?);
@@ -268,13 +258,13 @@ async fn process(
     copied: Option<&Copied>,
 ) -> Option<Vec<File>> {
     let written = copied?.write(&forked.qemu, machine.qemu, directory).await;
-    let failed = |error| tracing::info!(%error, "{NO_PROCESS}");
     match written {
         Ok(files) => Some(files),
         Err(error) => {
-            failed(error);
-            // It fails as the whole snapshot does then.
-            ProcessImage::remove(directory).err().map(failed);
+            tracing::info!(%error, "{NO_PROCESS}");
+            if let Err(error) = ProcessImage::remove(directory) {
+                tracing::warn!(%error, "what was written of QEMU's process stays");
+            }
             None
         }
     }
