@@ -188,6 +188,30 @@ fn wait_prints_the_exit_code() {
     assert_eq!(caisson.ok(["wait", "one"]), "4\n");
 }
 
+/// Whoever asks while the container is taken down is told as well.
+#[test]
+fn an_end_is_told_whenever_it_is_asked_for() {
+    let caisson = Caisson::new();
+    for number in 0..4 {
+        let name = format!("box{number}");
+        caisson.ok([
+            "run", "-d", "--name", &name, "busybox", "sh", "-c", "exit 4",
+        ]);
+        let ask = |_| {
+            let mut command = caisson.command(["wait", &name]);
+            let (stdout, stderr) = (Stdio::piped(), Stdio::piped());
+            command.stdout(stdout).stderr(stderr).spawn()
+        };
+        let asked: Vec<_> = (0..16).map(ask).collect();
+        for child in asked {
+            let output = finish(child.expect("a command"));
+            assert_eq!(text(&output.stdout), "4\n", "{}", text(&output.stderr));
+        }
+        let mut command = caisson.command(["stop", &name]);
+        assert!(command.status().expect("it runs").success());
+    }
+}
+
 #[test]
 fn a_running_container_is_removed_only_by_force() {
     let caisson = Caisson::new();

@@ -182,8 +182,17 @@ pub fn stop(flags: &StopFlags, store: &ContainerStore) -> Result<()> {
             signal: flags.signal,
             timeout: flags.time,
         };
-        block_on(client::ask(&container, &request)).map(drop)
+        end(&container, &request)
     })
+}
+
+/// Asks for a container's end.
+fn end(container: &Container, request: &Request) -> Result<()> {
+    match block_on(client::ask(container, request)) {
+        // It may have ended by itself, or be beyond an answer.
+        Err(_) if !container.state()?.status.is_live() => Ok(()),
+        asked => asked.map(drop),
+    }
 }
 
 /// Sends a signal.
@@ -213,16 +222,7 @@ fn remove_one(container: &Container, force: bool) -> Result<()> {
             signal: Some(libc::SIGKILL),
             timeout: Some(0),
         };
-        block_on(client::ask(container, &request))
-            .map(drop)
-            .or_else(|error| {
-                // It may have ended by itself, or be beyond an answer.
-                if container.state()?.status.is_live() {
-                    Err(error)
-                } else {
-                    Ok(())
-                }
-            })?;
+        end(container, &request)?;
         if container.record.auto_remove {
             return Ok(());
         }
@@ -239,18 +239,22 @@ fn remove_one(container: &Container, force: bool) -> Result<()> {
 pub fn wait(flags: &Names, store: &ContainerStore) -> Result<()> {
     for name in &flags.containers {
         let container = store.find(name)?;
-        let code = block_on(async {
-            if !container.state()?.status.is_live() {
-                return Ok(container.state()?.exit_code);
-            }
-            let connection = client::connect(&container)?;
-            connection.send(&Request::Wait, &[]).await?;
-            match client::answer(&container, &connection).await {
-                Ok(Response::Exited { code, .. }) => Ok(code),
+        let ended = || match container.state() {
+            Ok(state) if !state.status.is_live() => Some(state.exit_code),
+            _ => None,
+        };
+        let code = match ended() {
+            Some(code) => code,
+            None => match block_on(client::ask(&container, &Request::Wait)) {
+                Ok(Response::Exited { code, .. }) => code,
                 Ok(other) => bail!("the supervisor answered {other:?} to a wait"),
-                Err(error) => Ok(error.downcast::<client::Refused>()?.code),
-            }
-        })?;
+                // It may have ended, and its supervisor with it, before that was asked.
+                Err(error) => match ended() {
+                    Some(code) => code,
+                    None => error.downcast::<client::Refused>()?.code,
+                },
+            },
+        };
         println!("{code}");
     }
     Ok(())

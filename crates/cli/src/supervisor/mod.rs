@@ -229,30 +229,25 @@ impl Live {
             // It may have changed while the container was being made.
             network.mark_changed();
         }
-        let exit = {
-            let wait = init.wait();
-            tokio::pin!(wait);
-            loop {
-                tokio::select! {
-                    exit = &mut wait => break exit,
-                    connection = listener.accept() => {
-                        sessions.spawn_local(session::serve(self.clone(), connection, false));
-                    }
-                    Some(_) = sessions.join_next() => {}
-                    () = changed(&mut network) => self.note_processes(),
-                }
-            }
-        };
+        let exit = self
+            .serve_until(init.wait(), &listener, &mut sessions, &mut network)
+            .await;
         self.timing.add("program", begin, begin.elapsed());
 
         let begin = Instant::now();
-        relay::drain(
-            &mut relays,
-            &[self.stdout.clone(), self.stderr.clone()],
-            SILENCE,
-        )
-        .await;
-        let ending = self.tear_down(exit).await;
+        let end = async {
+            relay::drain(
+                &mut relays,
+                &[self.stdout.clone(), self.stderr.clone()],
+                SILENCE,
+            )
+            .await;
+            self.tear_down(exit).await
+        };
+        // Whoever comes now is still told how it ended.
+        let ending = self
+            .serve_until(end, &listener, &mut sessions, &mut None)
+            .await;
         self.timing.add("teardown", begin, begin.elapsed());
         self.state.borrow_mut().stages = self.timing.stages();
         let state = self.state.borrow().clone();
@@ -263,6 +258,27 @@ impl Live {
         })
         .await;
         Ok(())
+    }
+
+    /// Serves commands until something is done.
+    async fn serve_until<T>(
+        self: &Rc<Self>,
+        done: impl Future<Output = T>,
+        listener: &Listener,
+        sessions: &mut JoinSet<()>,
+        network: &mut Option<watch::Receiver<Condition>>,
+    ) -> T {
+        tokio::pin!(done);
+        loop {
+            tokio::select! {
+                result = &mut done => return result,
+                connection = listener.accept() => {
+                    sessions.spawn_local(session::serve(self.clone(), connection, false));
+                }
+                Some(_) = sessions.join_next() => {}
+                () = changed(network) => self.note_processes(),
+            }
+        }
     }
 
     async fn tear_down(&self, exit: sandbox::Result<Exit>) -> Ending {
