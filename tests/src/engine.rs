@@ -10,7 +10,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use crate::{eventually, kill, output, programs, text};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{eventually, output, programs, text};
 
 /// Name of the image that every engine here has.
 pub const IMAGE: &str = "docker.io/library/busybox:latest";
@@ -20,6 +22,13 @@ pub const RUNTIME: &str = "io.containerd.caisson.v2";
 
 /// Caisson's own configuration, in the engine's folder.
 const SETTINGS: &str = "caisson.toml";
+
+/// containerd gives up on a shim after a few seconds, which one may take on a busy host.
+const TIMEOUTS: &str = "[timeouts]\n\
+    \"io.containerd.timeout.shim.cleanup\" = \"60s\"\n\
+    \"io.containerd.timeout.shim.load\" = \"60s\"\n\
+    \"io.containerd.timeout.shim.shutdown\" = \"60s\"\n\
+    \"io.containerd.timeout.task.state\" = \"60s\"\n";
 
 /// Which containerd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,7 +174,7 @@ impl Containerd {
         )
         .expect("a link");
         let config = format!(
-            "version = 2\nroot = {:?}\nstate = {:?}\n{}\
+            "version = 2\nroot = {:?}\nstate = {:?}\n{}{TIMEOUTS}\
              [grpc]\naddress = {:?}\n[debug]\nlevel = \"debug\"\n",
             folder.join("root"),
             folder.join("state"),
@@ -374,7 +383,9 @@ impl Drop for Containerd {
             let lines: Vec<_> = log.lines().collect();
             eprintln!("{}", lines[lines.len().saturating_sub(40)..].join("\n"));
             for shim in self.processes(&["containerd-shim"]) {
-                kill(shim, "KILL");
+                // It may have ended meanwhile.
+                let shim = i32::try_from(shim).ok().and_then(Pid::from_raw);
+                let _ = shim.map(|shim| kill_process(shim, Signal::KILL));
             }
             for mount in self.mounts() {
                 let _ = rustix::mount::unmount(&*mount, rustix::mount::UnmountFlags::DETACH);

@@ -244,7 +244,9 @@ fn datagrams_come_and_go() {
     let ours = HostAddress::new();
     let resolver = UdpSocket::bind((ours.address.as_str(), 53)).expect("port 53");
     resolve_nothing(resolver);
-    let script = format!("nslookup no.example {} 2>&1 || true", ours.address);
+    // It waits for seconds; the network process may not have started by then.
+    let ask = format!("nslookup no.example {} 2>&1", ours.address);
+    let script = format!("for i in $(seq 12); do {ask} | grep NXDOMAIN && break; done");
     let printed = caisson.shell(&[], &script);
     assert!(printed.contains("NXDOMAIN"), "{printed}");
 }

@@ -134,7 +134,10 @@ fn stop_is_polite_first() {
     for (name, code) in [("term", 5), ("usr1", 6)] {
         // The trap must have been set.
         eventually("it waits", || {
-            caisson.ok(["exec", name, "ps"]).contains("sleep 1000")
+            caisson
+                .run(["exec", name, "pidof", "sleep"])
+                .status
+                .success()
         });
         assert_eq!(caisson.ok(["stop", name]), format!("{name}\n"));
         let state = &caisson.inspect(name)["State"];
@@ -145,7 +148,10 @@ fn stop_is_polite_first() {
     }
     caisson.ok(["start", "term"]);
     eventually("it waits", || {
-        caisson.ok(["exec", "term", "ps"]).contains("sleep 1000")
+        caisson
+            .run(["exec", "term", "pidof", "sleep"])
+            .status
+            .success()
     });
     caisson.ok(["stop", "--signal", "SIGUSR1", "term"]);
     assert_eq!(caisson.inspect("term")["State"]["ExitCode"], 6);

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use caisson_end_to_end::{Caisson, eventually, text};
@@ -107,8 +107,8 @@ const SINK: &str = "echo ready; while :; do nc -l -p 7000 -e sh -c 'wc -c >> /co
 /// More than fits into one frame, so that one may be on its way in part.
 const PIECE: usize = 1 << 20;
 
-/// How long a container may take to take what it is sent.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a container may take to take what it is sent: it may stand still meanwhile.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Connects to a container by its published port, as soon as it listens.
 fn connect(caisson: &Caisson, container: &str) -> TcpStream {
@@ -117,6 +117,19 @@ fn connect(caisson: &Caisson, container: &str) -> TcpStream {
     stream.set_read_timeout(Some(PATIENCE)).expect("set");
     stream.set_write_timeout(Some(PATIENCE)).expect("set");
     stream
+}
+
+/// Sends to a container until it is enough, and counts.
+fn flood(caisson: &Caisson, container: &str, sent: &AtomicU64, done: &AtomicBool) {
+    let piece = vec![7; PIECE];
+    while !done.load(Ordering::SeqCst) {
+        let mut stream = connect(caisson, container);
+        while !done.load(Ordering::SeqCst)
+            && let Ok(taken @ 1..) = stream.write(&piece)
+        {
+            sent.fetch_add(taken as u64, Ordering::SeqCst);
+        }
+    }
 }
 
 /// Whoever sends is to end, also when a test fails.
@@ -137,19 +150,16 @@ fn a_copy_of_a_machine_that_is_sent_much_has_a_network() {
     eventually("the first one is ready", || {
         caisson.ok(["logs", "first"]).contains("ready")
     });
-    let done = AtomicBool::new(false);
+    let (sent, done) = (AtomicU64::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut stream = connect(&caisson, "first");
-            let piece = vec![7; PIECE];
-            let mut sent = Ok(());
-            while sent.is_ok() && !done.load(Ordering::SeqCst) {
-                sent = stream.write_all(&piece);
-            }
-        });
+        scope.spawn(|| flood(&caisson, "first", &sent, &done));
         let _done = SetOnDrop(&done);
         for number in 0..3 {
             let (snapshot, name) = (format!("s{number}"), format!("c{number}"));
+            let before = sent.load(Ordering::SeqCst);
+            eventually("much is on its way", || {
+                sent.load(Ordering::SeqCst) - before > 4 * PIECE as u64
+            });
             caisson.ok(["snapshot", "first", &snapshot]);
             let from = ["--name", &name, "--from", &snapshot];
             caisson.ok(publish.iter().chain(&from));

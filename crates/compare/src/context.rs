@@ -12,8 +12,8 @@ use crate::options::Options;
 use crate::raw::{RawFolder, Transcript};
 use crate::runtime::{Container, Ending, Image, Kind, Outcome, Runtime, Runtimes, output};
 
-/// No command on the host takes longer.
-const HOST_DEADLINE: Duration = Duration::from_secs(30);
+/// No command on the host takes longer, unless it hangs.
+const HOST_DEADLINE: Duration = Duration::from_secs(300);
 
 /// What every section works with.
 pub struct Context<'a> {

@@ -29,7 +29,7 @@ pub const LOCK_FILE: &str = "shim.lock";
 const SHARE_FOLDER: &str = "share";
 
 /// How long containerd may take for the last events.
-const FAREWELL: Duration = Duration::from_secs(5);
+const FAREWELL: Duration = Duration::from_secs(15);
 
 /// When an engine that has started a shim has long asked it for its first container.
 const FIRST_USE: Duration = Duration::from_secs(30);

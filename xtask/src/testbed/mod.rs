@@ -36,7 +36,7 @@ const DEADLINE: u64 = 600;
 const DEADLINE_OF_SHELL: u64 = 24 * 3600;
 
 /// How long the tests may. They take half a minute on an idle machine with two cores.
-const DEADLINE_OF_TESTS: u64 = 180;
+const DEADLINE_OF_TESTS: u64 = 400;
 
 /// How often they are begun. Now and then the emulated processor goes on, after its guest's
 /// turn, with its guest's page tables, and the machine stands still. A test that fails says so

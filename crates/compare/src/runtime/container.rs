@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use super::engine::Image;
 
+/// No container takes longer, unless it hangs: the first one in a machine may have to make a
+/// template.
+const DEADLINE: Duration = Duration::from_secs(300);
+
 /// A container to be run.
 #[derive(Debug, Clone)]
 pub struct Container {
@@ -71,7 +75,7 @@ impl Container {
             memory: None,
             pids: None,
             stdin: Vec::new(),
-            deadline: Duration::from_secs(60),
+            deadline: DEADLINE,
         }
     }
 

@@ -28,6 +28,9 @@ use crate::error::{At, Error, Result};
 /// How long it may take to answer, or to end.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// How long shims may take to end by themselves.
+const SHIM_DEADLINE: Duration = Duration::from_secs(30);
+
 /// Lines of its log that an error shows.
 const LOG_LINES: usize = 5;
 
@@ -353,7 +356,7 @@ impl Drop for Containerd {
         }
         let begin = Instant::now();
         while !self.shims().iter().all(|pid| *pid == self.daemon.id())
-            && begin.elapsed() < Duration::from_secs(3)
+            && begin.elapsed() < SHIM_DEADLINE
         {
             std::thread::sleep(Duration::from_millis(20));
         }

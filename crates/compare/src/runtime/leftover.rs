@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::mount::UnmountFlags;
 
 /// Processes of a container that was killed leave its cgroup a little later.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 

@@ -29,7 +29,7 @@ use crate::{
 
 /// A device process ends when QEMU does, and may be seen to end first: how long
 /// QEMU's own end is waited for before the device is called the cause.
-const QEMU_FOLLOWS: Duration = Duration::from_secs(2);
+const QEMU_FOLLOWS: Duration = Duration::from_secs(5);
 
 /// What a machine consists of.
 pub(super) struct Parts {

@@ -19,7 +19,7 @@ const LEFT: &str = "released";
 
 /// How long the kernel may take to start an agent. It reads the path when it starts it, not when
 /// the cgroup is left, so the hierarchy must not go before.
-const PAUSE: Duration = Duration::from_millis(300);
+const PAUSE: Duration = Duration::from_millis(1500);
 
 /// The program as an agent: proves that it was started, beside the path by which it was.
 pub fn released(program: &str, cgroup: &str) -> bool {
