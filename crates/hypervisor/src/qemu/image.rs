@@ -348,7 +348,7 @@ fn pass(files: &[(&str, &File)], descriptors: &mut Descriptors) -> Result<Vec<Os
 }
 
 /// What a machine has in one of these roles, besides its console and its monitor.
-pub(super) fn own(config: &VmConfig, memory: &File, role: Role) -> Result<OwnedFd> {
+pub(super) fn of_machine(config: &VmConfig, memory: &File, role: Role) -> Result<OwnedFd> {
     let missing = || Error::Unsupported {
         driver: "qemu",
         what: "copy a process that has another number of devices",

@@ -283,7 +283,7 @@ impl Qemu {
             Role::Console => image::duplicate(&qemu_console),
             Role::Monitor => image::duplicate(&qemu_monitor),
             Role::Nowhere => image::duplicate(&nowhere),
-            role => image::own(config, memory, role),
+            role => image::of_machine(config, memory, role),
         });
         let (qemu, copied) = spawned?;
         renewal.nowhere = Some(other);
