@@ -1,6 +1,7 @@
 //! A Docker Engine of its own for each test.
 
 use std::fs::File;
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
 use crate::engine::{Containerd, RUNTIME, Release};
@@ -103,16 +104,21 @@ impl Docker {
         docker
     }
 
+    /// The program `docker`.
+    pub fn client() -> PathBuf {
+        programs::engine("docker").join("usr/bin/docker")
+    }
+
+    /// Where it answers, as `DOCKER_HOST` has it.
+    pub fn address(&self) -> String {
+        let socket = self.folder.path().join("docker.sock");
+        format!("unix://{}", socket.display())
+    }
+
     /// Runs `docker` to its end.
     pub fn run(&self, arguments: &[&str], input: &[u8]) -> Output {
-        let mut command = Command::new(programs::engine("docker").join("usr/bin/docker"));
-        command
-            .arg("--host")
-            .arg(format!(
-                "unix://{}",
-                self.folder.path().join("docker.sock").display()
-            ))
-            .args(arguments);
+        let mut command = Command::new(Self::client());
+        command.arg("--host").arg(self.address()).args(arguments);
         output(command, input)
     }
 

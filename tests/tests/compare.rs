@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use caisson_end_to_end::docker::Docker;
 use caisson_end_to_end::{Caisson, eventually, kill, legibility, schema};
 use serde_json::Value;
 
@@ -52,6 +53,11 @@ impl Comparison {
     }
 
     fn start(&self, arguments: &[&str]) -> Child {
+        self.start_with(arguments, |_| {})
+    }
+
+    /// As [`Self::start`], of a command that is changed first.
+    fn start_with(&self, arguments: &[&str], change: impl FnOnce(&mut Command)) -> Child {
         let log = |name: &str| File::create(self.caisson.folder("log").join(name)).expect("a log");
         let mut command: Command = self.caisson.command(["compare"]);
         command
@@ -62,9 +68,9 @@ impl Comparison {
             .env("TMPDIR", &self.scratch)
             .stdin(Stdio::null())
             .stdout(log("stdout"))
-            .stderr(log("stderr"))
-            .spawn()
-            .expect("it starts")
+            .stderr(log("stderr"));
+        change(&mut command);
+        command.spawn().expect("it starts")
     }
 
     fn said(&self, stream: &str) -> String {
@@ -152,8 +158,9 @@ fn text(report: &Value, id: &str, subject: &str) -> String {
         .to_owned()
 }
 
-/// What must be so under any engine; `broken` is what the broken runtime's rows show.
-fn check(comparison: &Comparison, report: &Value, broken: &str) {
+/// What must be so under any engine; `broken` is what the broken runtime's rows show, if the
+/// engine can be told to use it.
+fn check(comparison: &Comparison, report: &Value, broken: Option<&str>) {
     assert_eq!(schema::fault(report), None);
     assert_eq!(schema::broken_references(report), Vec::<String>::new());
 
@@ -204,12 +211,20 @@ fn check(comparison: &Comparison, report: &Value, broken: &str) {
             if !row["cells"]["runc"].is_object() {
                 continue;
             }
-            let failed = &row["cells"]["crun"]["value"];
-            assert_eq!(failed["kind"], "failed", "{row}");
-            assert!(failed["output"].to_string().contains(broken), "{failed}");
-            let absent = &row["cells"]["runsc"]["value"];
-            assert_eq!(absent["kind"], "not-installed", "{row}");
-            assert!(absent["install"].to_string().contains("runsc"), "{absent}");
+            let mut all_absent = vec!["runsc"];
+            match broken {
+                Some(broken) => {
+                    let failed = &row["cells"]["crun"]["value"];
+                    assert_eq!(failed["kind"], "failed", "{row}");
+                    assert!(failed["output"].to_string().contains(broken), "{failed}");
+                }
+                None => all_absent.push("crun"),
+            }
+            for name in all_absent {
+                let absent = &row["cells"][name]["value"];
+                assert_eq!(absent["kind"], "not-installed", "{row}");
+                assert!(absent["install"].to_string().contains(name), "{absent}");
+            }
             for cell in row["cells"].as_object().expect("cells").values() {
                 if let Some(raw) = cell["raw"].as_str() {
                     assert!(comparison.out.join(raw).is_file(), "{raw}");
@@ -239,7 +254,7 @@ fn under_a_containerd_of_its_own() {
     let report = comparison.report();
     assert_eq!(report["environment"]["engine"]["name"], "containerd");
     // What a runtime says is lost on the way through the engine.
-    check(&comparison, &report, "exit status 7");
+    check(&comparison, &report, Some("exit status 7"));
     legibility::check(
         &comparison.out.join("report.html"),
         &comparison.caisson.folder("pictures"),
@@ -256,7 +271,31 @@ fn without_an_engine() {
     comparison.nothing_is_left(pid);
     let report = comparison.report();
     assert_eq!(report["environment"]["engine"]["name"], "caisson");
-    check(&comparison, &report, BROKEN);
+    check(&comparison, &report, Some(BROKEN));
+}
+
+#[test]
+fn under_docker() {
+    let docker = Docker::start();
+    let images = docker.ok(&["images", "--all", "--quiet"]);
+    let comparison = Comparison::new();
+    let client = comparison.programs().join("docker");
+    // This machine may have one.
+    let _ = std::fs::remove_file(&client);
+    symlink(Docker::client(), &client).expect("a link");
+    let questions = [&QUESTIONS[..], &["--engine", "docker"]].concat();
+    let child = comparison.start_with(&questions, |command| {
+        command.env("DOCKER_HOST", docker.address());
+    });
+    let pid = child.id();
+    let status = wait(child);
+    assert!(status.success(), "{status}: {}", comparison.said("stderr"));
+    comparison.nothing_is_left(pid);
+    assert_eq!(docker.ok(&["ps", "--all", "--quiet"]), "");
+    assert_eq!(docker.ok(&["images", "--all", "--quiet"]), images);
+    let report = comparison.report();
+    assert_eq!(report["environment"]["engine"]["name"], "docker");
+    check(&comparison, &report, None);
 }
 
 #[test]
