@@ -18,10 +18,14 @@ const LINE_LIMIT: u64 = 64 << 10;
 /// Events that are kept until somebody waits for them; older ones are forgotten.
 const EVENTS_KEPT: usize = 32;
 
-/// A QMP connection.
+/// A QMP connection. Whoever waits for an answer may give up.
 #[derive(Debug)]
 pub(super) struct Monitor {
     stream: BufReader<UnixStream>,
+    /// What has come of a line.
+    line: Vec<u8>,
+    /// Commands that have not been answered. They are, in their order.
+    unanswered: usize,
     negotiated: bool,
     events: VecDeque<Value>,
     /// The way to the machine's address space.
@@ -37,6 +41,8 @@ impl Monitor {
     pub(super) fn new(stream: UnixStream) -> Self {
         Self {
             stream: BufReader::new(stream),
+            line: Vec::new(),
+            unanswered: 0,
             negotiated: false,
             events: VecDeque::new(),
             door: None,
@@ -95,6 +101,7 @@ impl Monitor {
             // An empty socket takes a short line whole.
             return Err(io::ErrorKind::WriteZero.into());
         }
+        self.unanswered += 1;
         self.answer(command).await
     }
 
@@ -193,6 +200,7 @@ impl Monitor {
     async fn request(&mut self, command: &str, arguments: Value) -> io::Result<Value> {
         let line = line(command, arguments);
         self.stream.get_mut().write_all(line.as_bytes()).await?;
+        self.unanswered += 1;
         self.answer(command).await
     }
 
@@ -200,6 +208,11 @@ impl Monitor {
         loop {
             // The greeting and events come in between.
             let mut message = self.message().await?;
+            // Others are those of whoever has given up.
+            if self.unanswered > 0 {
+                self.keep(message);
+                continue;
+            }
             if let Some(answer) = message.get_mut("return") {
                 return Ok(answer.take());
             }
@@ -212,15 +225,20 @@ impl Monitor {
     }
 
     async fn message(&mut self) -> io::Result<Value> {
-        let mut line = Vec::new();
+        let rest = LINE_LIMIT.saturating_sub(self.line.len() as u64);
         (&mut self.stream)
-            .take(LINE_LIMIT)
-            .read_until(b'\n', &mut line)
+            .take(rest)
+            .read_until(b'\n', &mut self.line)
             .await?;
+        let line = std::mem::take(&mut self.line);
         if line.last() != Some(&b'\n') {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        serde_json::from_slice(&line).map_err(io::Error::from)
+        let message: Value = serde_json::from_slice(&line)?;
+        if message.get("return").or(message.get("error")).is_some() {
+            self.unanswered = self.unanswered.saturating_sub(1);
+        }
+        Ok(message)
     }
 }
 
@@ -247,6 +265,28 @@ fn send(socket: BorrowedFd<'_>, line: &[u8], descriptor: BorrowedFd<'_>) -> io::
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_waits_for_is_nobody_elses() {
+        let (ours, mut theirs) = UnixStream::pair().expect("pair");
+        theirs
+            .write_all(b"{\"return\": {}}\n{\"retu")
+            .await
+            .expect("half of it");
+        let mut monitor = Monitor::new(ours);
+        for _ in 0..2 {
+            let patience = std::time::Duration::from_millis(20);
+            let answer = monitor.execute("query-name", json!({}));
+            let given_up = tokio::time::timeout(patience, answer).await;
+            given_up.expect_err("it is not answered");
+        }
+        theirs
+            .write_all(b"rn\": 1}\n{\"error\": {}}\n{\"return\": 3}\n")
+            .await
+            .expect("the rest");
+        let answer = monitor.execute("query-status", json!({})).await;
+        assert_eq!(answer.expect("answer"), 3);
+    }
 
     #[tokio::test]
     async fn answers_are_found_among_events() {
