@@ -318,7 +318,7 @@ impl Tracee {
 
     /// Lets it make the system call again that it waits in, with the arguments that it had.
     /// One of poll(2) and others with a time would be `restart_syscall` after this, which
-    /// does not say any more what is waited for.
+    /// does not say any more what is waited for. Its time begins anew.
     fn wait_again(&self) -> Result<()> {
         let registers = self.registers()?;
         if !is_done_over(&registers)
@@ -334,14 +334,14 @@ impl Tracee {
     }
 }
 
-/// Answers of system calls that are interrupted and done over (linux/errno.h): `ERESTARTSYS`
-/// and `ERESTARTNOINTR`,
+/// Answers of system calls that are interrupted and done over (linux/errno.h): `ERESTARTSYS`,
+/// `ERESTARTNOINTR`, and the two below.
 const DONE_OVER: [i64; 4] = [-512, -513, NO_HANDLER, RESTART_BLOCK];
 
-/// `ERESTARTNOHAND`, unless a handler is called, and
+/// `ERESTARTNOHAND`: the same call again, unless a handler is called.
 const NO_HANDLER: i64 = -514;
 
-/// `ERESTART_RESTARTBLOCK`, by `restart_syscall` with what the kernel has noted.
+/// `ERESTART_RESTARTBLOCK`: `restart_syscall`, with what the kernel has noted.
 const RESTART_BLOCK: i64 = -516;
 
 /// Whether a thread is in a system call that it makes again.
