@@ -14,6 +14,7 @@ use crate::image::{
 };
 use crate::maps::{self, Line};
 use crate::pages::{Memory, Pages};
+use crate::state::{self, status};
 use crate::tracee::Tracee;
 use crate::{Error, Result, descriptor, thread};
 
@@ -67,9 +68,7 @@ pub fn freeze(process: u32, given: &Given<'_>, pages: &File) -> Result<Image> {
         if status(&path, "SigPnd", 16)? != 0 {
             return Err(Error::Unsupported("signals that wait".to_owned()));
         }
-        let children = fs::read_to_string(format!("/proc/{path}/children"));
-        let children = children.map_err(Error::system("read the process's state"))?;
-        if !children.is_empty() {
+        if !state::read(&format!("{path}/children"))?.is_empty() {
             return Err(Error::Unsupported("children".to_owned()));
         }
         threads.push(write_thread(tracee, &memory, &mut pages)?);
@@ -90,10 +89,8 @@ pub fn freeze(process: u32, given: &Given<'_>, pages: &File) -> Result<Image> {
     let mappings = mappings
         .map(|line| writer.write(line))
         .collect::<Result<_>>()?;
-    let name = fs::read_to_string(format!("/proc/{process}/comm"))
-        .map_err(Error::system("read the process's name"))?;
-    let slack = fs::read_to_string(format!("/proc/{process}/timerslack_ns"))
-        .map_err(Error::system("read the process's timer slack"))?;
+    let name = state::read(&format!("{process}/comm"))?;
+    let slack = state::read(&format!("{process}/timerslack_ns"))?;
     Ok(Image {
         name: name.trim_end().to_owned(),
         timer_slack: slack.trim_end().parse().unwrap_or(0),
@@ -173,11 +170,7 @@ fn hold(process: u32) -> Result<Vec<Tracee>> {
 /// Whether it has what no copy could have, and nothing else tells of.
 fn check(process: u32, first: &Tracee, memory: &Memory) -> Result<()> {
     let unsupported = |what: &str| Err(Error::Unsupported(what.to_owned()));
-    let read = |name: &str| {
-        fs::read_to_string(format!("/proc/{process}/{name}"))
-            .map_err(Error::system("read the process's state"))
-    };
-    if !read("timers")?.is_empty() {
+    if !state::read(&format!("{process}/timers"))?.is_empty() {
         return unsupported("timers");
     }
     if status(&process.to_string(), "ShdPnd", 16)? != 0 {
@@ -195,15 +188,6 @@ fn check(process: u32, first: &Tracee, memory: &Memory) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// A number of `/proc/PID/status`, or of a thread's.
-fn status(process: &str, name: &str, radix: u32) -> Result<u64> {
-    let text = fs::read_to_string(format!("/proc/{process}/status"))
-        .map_err(Error::system("read the process's state"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    line.and_then(|line| u64::from_str_radix(line.trim_start_matches(':').trim(), radix).ok())
-        .ok_or_else(|| Error::Unsupported(format!("a state without {name}")))
 }
 
 fn write_thread(tracee: &Tracee, memory: &Memory, pages: &mut Pages<'_>) -> Result<Thread> {

@@ -40,6 +40,7 @@ mod pages;
 mod program;
 mod restore;
 mod room;
+mod state;
 mod thread;
 mod tracee;
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::image::{Layout, Range};
-use crate::{Error, Result};
+use crate::{Error, Result, state};
 
 /// A line of `/proc/PID/maps` (proc_pid_maps(5)).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,16 +118,12 @@ impl Line {
 /// What the kernel knows of the address space (proc_pid_stat(5)), and the end of the heap,
 /// which only the process itself is told.
 pub(crate) fn layout(process: u32, end_of_heap: u64) -> Result<Layout> {
-    let text = fs::read_to_string(format!("/proc/{process}/stat"))
-        .map_err(Error::system("read the process's state"))?;
-    parse_layout(&text, end_of_heap)
+    parse_layout(&state::read(&format!("{process}/stat"))?, end_of_heap)
         .ok_or_else(|| Error::Unsupported("a state that cannot be read".to_owned()))
 }
 
 fn parse_layout(stat: &str, end_of_heap: u64) -> Option<Layout> {
-    // The name, in parentheses, may have spaces.
-    let (_, after_name) = stat.rsplit_once(')')?;
-    let fields: Vec<_> = after_name.split_ascii_whitespace().collect();
+    let fields = state::fields(stat)?;
     // They are counted from 1; the number and the name come before.
     let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
     Some(Layout {

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::unix::fs::FileExt;
 use std::ptr;
 
-use crate::{Error, Result};
+use crate::{Error, Result, state};
 
 /// Requests that have no name in `libc` (linux/ptrace.h).
 const GET_RSEQ_CONFIGURATION: u32 = 0x420f;
@@ -360,10 +360,11 @@ impl Drop for Tracee {
 /// Whether a thread that is listed ends, or has ended.
 fn is_ending(process: u32, thread: libc::pid_t) -> bool {
     match fs::read_to_string(format!("/proc/{process}/task/{thread}/stat")) {
-        // After the name, which is in parentheses (proc_pid_stat(5)).
         Ok(stat) => {
-            let state = stat.rsplit(") ").next();
-            state.is_some_and(|state| state.starts_with(['X', 'Z']))
+            let fields = state::fields(&stat).unwrap_or_default();
+            fields
+                .first()
+                .is_some_and(|state| ["X", "Z"].contains(state))
         }
         Err(error) => [Some(libc::ENOENT), Some(libc::ESRCH)].contains(&error.raw_os_error()),
     }
