@@ -20,8 +20,8 @@ const LET_GO: Duration = Duration::from_secs(10);
 /// Puts a disk into an empty slot. The guest has to look at it.
 pub(super) async fn plug(monitor: &mut Monitor, disk: &OpenDisk, slot: Slot) -> io::Result<()> {
     let number = number(slot)?;
-    let set = DescriptorSet::Disk(number).argument();
-    monitor.pass("add-fd", set, disk.file.as_fd()).await?;
+    let set = DescriptorSet::Disk(number);
+    monitor.add(set, disk.file.as_fd()).await?;
     let file = disk_file(number, driver(&disk.file)?, disk.read_only);
     let node = disk_node(number, file, disk.read_only);
     monitor.execute("blockdev-add", node).await?;
@@ -42,9 +42,7 @@ pub(super) async fn unplug(monitor: &mut Monitor, slot: Slot) -> io::Result<()> 
     tokio::time::timeout(LET_GO, monitor.deleted(&device)).await??;
     let node = json!({ "node-name": disk_name(number) });
     monitor.execute("blockdev-del", node).await?;
-    let set = DescriptorSet::Disk(number).argument();
-    monitor.execute("remove-fd", set).await?;
-    Ok(())
+    monitor.remove(DescriptorSet::Disk(number)).await
 }
 
 fn number(slot: Slot) -> io::Result<usize> {

@@ -22,7 +22,7 @@ use super::share::{self, Attached};
 use super::slot::{self, Slot};
 use super::snapshot::{Devices, Forked};
 use super::sockets::Sockets;
-use super::{Connections, Qemu, file, guest, open};
+use super::{Connections, Qemu, blocking, file, guest, open};
 use crate::template::{DISK, MEMORY, STATE, Template, copy_written};
 use crate::{Error, NetworkInterface, OpenDisk, Result, VmConfig};
 
@@ -134,10 +134,8 @@ async fn begin(
         // While QEMU makes its machine.
         Memory::Copy { template, copy } => {
             let begun = copy.try_clone().map_err(Error::host("memory"))?;
-            tokio::task::spawn_blocking(move || copy_written(&template, &copy))
+            blocking(move || copy_written(&template, &copy))
                 .await
-                .map_err(io::Error::other)
-                .flatten()
                 .map_err(Error::host("cannot copy the template's memory"))?;
             begun
         }

@@ -22,7 +22,7 @@ use super::slot;
 use super::snapshot;
 use super::sockets::{self, Sockets};
 use super::{
-    Accelerator, Qemu, boot_files, file, guest, jail, medium, networks, new_file, pair, synchronise,
+    Accelerator, Qemu, boot_files, file, guest, jail, make, medium, networks, pair, synchronise,
 };
 use crate::device::{self, Control};
 use crate::process::{Descriptors, Process};
@@ -150,11 +150,7 @@ fn devices(vsock: i32, networks: Vec<i32>) -> arguments::Devices {
 pub(super) async fn freeze(qemu: &Qemu, config: &VmConfig, directory: &Path) -> Result<()> {
     let model = Model::of(config)?;
     let config = &model.config;
-    let make = |name: &str, read| {
-        let path = directory.join(name);
-        let mut options = new_file();
-        options.read(read).open(&path).map_err(file(&path))
-    };
+    let make = |name, readable| make(&directory.join(name), readable);
     // QEMU takes a descriptor of a state only with the very access that it asks for.
     let (memory, state) = (make(MEMORY, true)?, make(STATE, false)?);
     jail::share(&memory)?;

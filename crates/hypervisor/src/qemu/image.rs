@@ -26,7 +26,7 @@ use serde_json::json;
 
 use super::jail::{self, Beginning};
 use super::monitor::Monitor;
-use super::{Qemu, file, freeze, interface, new_file, open, pair, read, synchronise};
+use super::{Qemu, file, freeze, interface, make, open, pair, read, synchronise};
 use crate::process::{Descriptors, Process};
 use crate::template::{FileIdentity, GIVEN, MEMORY, PAGES, PROCESS};
 use crate::{Error, Result, VmConfig};
@@ -247,10 +247,7 @@ impl ProcessImage {
         directory: &Path,
     ) -> Result<Vec<File>> {
         let given = given.map_err(Error::host("cannot look at QEMU's descriptors"))?;
-        let make = |name: &str| {
-            let path = directory.join(name);
-            new_file().open(&path).map_err(file(&path))
-        };
+        let make = |name| make(&directory.join(name), false);
         let (image, pages) = (make(PROCESS)?, make(PAGES)?);
         let mut descriptors = Descriptors::default();
         let mut arguments = vec!["checkpoint".into(), format!("--process={process}").into()];

@@ -352,12 +352,16 @@ fn open(path: &Path, read_only: bool) -> Result<File> {
         .map_err(file(path))
 }
 
-/// A file that must not be there yet. What is in it, of a guest or of QEMU, is nobody else's
-/// business.
-fn new_file() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true).mode(0o600);
-    options
+/// Makes a file, to be written and perhaps read. What is in it, of a guest or of QEMU, is
+/// nobody else's business.
+fn make(path: &Path, readable: bool) -> Result<File> {
+    OpenOptions::new()
+        .read(readable)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(file(path))
 }
 
 /// What a file says in JSON; none if there is no such file.
@@ -381,11 +385,16 @@ fn file(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
 
 /// Waits until files are on the disk.
 async fn synchronise(files: Vec<File>, failed: &'static str) -> Result<()> {
-    tokio::task::spawn_blocking(move || files.iter().try_for_each(File::sync_all))
-        .await
-        .map_err(std::io::Error::other)
-        .flatten()
-        .map_err(Error::host(failed))
+    let done = blocking(move || files.iter().try_for_each(File::sync_all)).await;
+    done.map_err(Error::host(failed))
+}
+
+/// Waits for work of the file system's.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(std::io::Error::other).flatten()
 }
 
 /// A connection to QEMU: our end and its end.

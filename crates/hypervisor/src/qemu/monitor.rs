@@ -82,8 +82,13 @@ impl Monitor {
             .ok_or_else(|| io::Error::other("QEMU does not tell a descriptor's number"))
     }
 
+    /// Takes a set away.
+    pub(super) async fn remove(&mut self, set: DescriptorSet) -> io::Result<()> {
+        self.execute("remove-fd", set.argument()).await.map(drop)
+    }
+
     /// Runs a command that takes a descriptor.
-    pub(super) async fn pass(
+    async fn pass(
         &mut self,
         command: &str,
         arguments: Value,

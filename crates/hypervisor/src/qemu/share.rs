@@ -17,7 +17,7 @@ use super::driver::Driver;
 use super::machine::Machine;
 use super::monitor::Monitor;
 use super::snapshot::Forked;
-use super::{file, fork, new_file, slot};
+use super::{file, fork, make, slot};
 use crate::device::{self, State};
 use crate::{Error, Result, Share};
 
@@ -106,7 +106,7 @@ impl Detached<'_> {
 
 /// Writes what a file server has noted to a new file, and returns a copy for another.
 fn keep(noted: &File, path: &Path) -> Result<File> {
-    let mut kept = new_file().open(path).map_err(file(path))?;
+    let mut kept = make(path, false)?;
     let copy = copy(noted).map_err(file(path))?;
     io::copy(&mut whole(&copy), &mut kept).map_err(file(path))?;
     Ok(copy)

@@ -27,7 +27,7 @@ use super::interface::Interface;
 use super::machine::Machine;
 use super::monitor::Monitor;
 use super::share::{self, Attached};
-use super::{Qemu, file, fork, jail, memory, new_file, read, slot, synchronise};
+use super::{Qemu, blocking, fork, jail, make, memory, read, slot, synchronise};
 use crate::device::{self, Device, Guest};
 use crate::template::{MEMORY, STATE, copy_written};
 use crate::{Copies, Error, Result, VmConfig, WhileStill};
@@ -177,10 +177,7 @@ async fn write(
     copied: Option<&Copied>,
     still: WhileStill,
 ) -> Result<Written> {
-    let make = |name: &str| {
-        let path = directory.join(name);
-        new_file().open(&path).map_err(file(&path))
-    };
+    let make = |name| make(&directory.join(name), false);
     // QEMU takes a descriptor only with the very access that it asks for.
     let (memory, state, devices) = (make(MEMORY)?, make(STATE)?, make(DEVICES)?);
     jail::share(&memory)?;
@@ -236,18 +233,12 @@ async fn write(
     monitor.execute("cont", json!({})).await.map_err(host)?;
     // While its machine stands still, QEMU keeps the file open all the same: the process could
     // not be written another time.
-    let set = DescriptorSet::State.argument();
-    let closed = monitor.execute("remove-fd", set).await;
-    let saved = saved.and_then(|process| closed.map(|_| process).map_err(host));
+    let closed = monitor.remove(DescriptorSet::State).await;
+    let saved = saved.and_then(|process| closed.map(|()| process).map_err(host));
     saved.map(|process| Written {
         files: vec![memory, state, devices],
         process,
     })
-}
-
-async fn blocking(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(io::Error::other).flatten()
 }
 
 /// Writes the process of a machine that stands still, if it can be. Nothing is left of it else.
@@ -274,8 +265,7 @@ async fn process(
 /// stands still: `xen-save-devices-state` notes it so. QEMU has the file open, in its set,
 /// until that is removed while the machine runs.
 pub(super) async fn save(monitor: &mut Monitor, state: &File) -> io::Result<()> {
-    let set = DescriptorSet::State.argument();
-    monitor.pass("add-fd", set, state.as_fd()).await?;
+    monitor.add(DescriptorSet::State, state.as_fd()).await?;
     let arguments = json!({ "filename": DescriptorSet::State.path(), "live": false });
     let saved = monitor.execute("xen-save-devices-state", arguments).await;
     saved.map(drop)
