@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 
-use caisson_netlink::Connections;
+use caisson_netlink::{AT_REST, Connections};
 use rustix::net::AddressFamily;
 use rustix::net::sockopt;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
@@ -103,9 +103,6 @@ fn leaves_guest(socket: BorrowedFd<'_>) -> bool {
     let connected = matches!(state(socket), Some(state) if !AT_REST.contains(&state));
     connected && local.is_ok_and(|local| !is_loopback(local.ip()))
 }
-
-/// `TCP_CLOSE` and `TCP_LISTEN` (net/tcp_states.h).
-const AT_REST: [u8; 2] = [7, 10];
 
 /// The first member of `struct tcp_info`.
 fn state(socket: BorrowedFd<'_>) -> Option<u8> {

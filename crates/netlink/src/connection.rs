@@ -13,8 +13,9 @@ use crate::message::{Message, Reply};
 const LIST: u16 = 20;
 const DESTROY: u16 = 21;
 
-/// `TCP_TIME_WAIT`, `TCP_CLOSE` and `TCP_LISTEN` (net/tcp_states.h).
-const AT_REST: [u32; 3] = [6, 7, 10];
+/// States of a TCP socket that is the end of no connection: `TCP_TIME_WAIT`, `TCP_CLOSE` and
+/// `TCP_LISTEN` (net/tcp_states.h).
+pub const AT_REST: [u8; 3] = [6, 7, 10];
 
 /// Bytes of `struct inet_diag_sockid`, which is after four bytes of `struct inet_diag_msg`.
 const NAME: usize = 48;
@@ -61,7 +62,9 @@ impl Connections {
 
     /// Every TCP connection, of both families.
     pub fn tcp(&mut self) -> io::Result<Vec<Connection>> {
-        let at_rest = AT_REST.iter().fold(0, |states, state| states | 1 << state);
+        let at_rest = AT_REST
+            .iter()
+            .fold(0_u32, |states, state| states | 1 << state);
         let mut connections = Vec::new();
         for family in [libc::AF_INET, libc::AF_INET6] {
             let body = request(family as u8, !at_rest, &[0; NAME]);

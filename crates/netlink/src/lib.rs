@@ -20,7 +20,7 @@ mod traffic;
 pub use address::Address;
 pub use changes::Changes;
 pub use cidr::Cidr;
-pub use connection::{Connection, Connections};
+pub use connection::{AT_REST, Connection, Connections};
 pub use link::{Counters, Link};
 pub use neighbour::Neighbour;
 pub use route::Route;
