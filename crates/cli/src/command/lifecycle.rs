@@ -238,26 +238,29 @@ fn remove_one(container: &Container, force: bool) -> Result<()> {
 /// Waits for containers and prints their exit codes.
 pub fn wait(flags: &Names, store: &ContainerStore) -> Result<()> {
     for name in &flags.containers {
-        let container = store.find(name)?;
-        let ended = || match container.state() {
-            Ok(state) if !state.status.is_live() => Some(state.exit_code),
-            _ => None,
-        };
-        let code = match ended() {
-            Some(code) => code,
-            None => match block_on(client::ask(&container, &Request::Wait)) {
-                Ok(Response::Exited { code, .. }) => code,
-                Ok(other) => bail!("the supervisor answered {other:?} to a wait"),
-                // It may have ended, and its supervisor with it, before that was asked.
-                Err(error) => match ended() {
-                    Some(code) => code,
-                    None => error.downcast::<client::Refused>()?.code,
-                },
-            },
-        };
-        println!("{code}");
+        println!("{}", exit_code(&store.find(name)?)?);
     }
     Ok(())
+}
+
+/// Waits for a container's end.
+fn exit_code(container: &Container) -> Result<u8> {
+    let ended = || match container.state() {
+        Ok(state) if !state.status.is_live() => Some(state.exit_code),
+        _ => None,
+    };
+    if let Some(code) = ended() {
+        return Ok(code);
+    }
+    match block_on(client::ask(container, &Request::Wait)) {
+        Ok(Response::Exited { code, .. }) => Ok(code),
+        Ok(other) => bail!("the supervisor answered {other:?} to a wait"),
+        // It may have ended, and its supervisor with it, before that was asked.
+        Err(error) => match ended() {
+            Some(code) => Ok(code),
+            None => Ok(error.downcast::<client::Refused>()?.code),
+        },
+    }
 }
 
 /// Freezes containers.
