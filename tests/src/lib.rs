@@ -171,6 +171,25 @@ impl Caisson {
         all[0].take()
     }
 
+    /// Waits until a container has printed something.
+    pub fn says(&self, container: &str, word: &str) {
+        eventually(&format!("{container} says {word}"), || {
+            self.ok(["logs", container]).contains(word)
+        });
+    }
+
+    /// What is in a file of a container that runs; none if it cannot be read.
+    pub fn file(&self, container: &str, path: &str) -> Option<String> {
+        let output = self.run(["exec", container, "cat", path]);
+        output.status.success().then(|| text(&output.stdout))
+    }
+
+    /// Whether a program of this name runs in a container.
+    pub fn has(&self, container: &str, program: &str) -> bool {
+        let found = self.run(["exec", container, "pidof", program]);
+        found.status.success()
+    }
+
     /// The program that the QEMU of a container was executed with, and its arguments.
     pub fn qemu(&self, container: &str) -> (String, String) {
         let machine = &self.inspect(container)["MachinePids"];

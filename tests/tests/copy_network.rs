@@ -24,9 +24,7 @@ fn installation(host: &Netns) -> Caisson {
 fn snapshot(caisson: &Caisson, network: &str) {
     let run = ["run", "-d", "--name", "first", "--network", network];
     caisson.ok(run.iter().chain(&["busybox", "sh", "-c", SCRIPT]));
-    eventually("the first one is ready", || {
-        caisson.ok(["logs", "first"]).contains("ready")
-    });
+    caisson.says("first", "ready");
     caisson.ok(["snapshot", "first", "s"]);
 }
 
@@ -203,31 +201,27 @@ fn connections_of_a_client_on_a_bridge_are_reset_in_its_copies() {
     });
     let (mut stream, _) = accepted.expect("a connection");
     stream.set_nonblocking(false).expect("set");
-    let file = |name: &str, path: &str| {
-        let output = caisson.run(["exec", name, "cat", path]);
-        output.status.success().then(|| text(&output.stdout))
-    };
-    let got = |expected: &str| file("first", "/got").as_deref() == Some(expected);
+    let got = |expected: &str| caisson.file("first", "/got").as_deref() == Some(expected);
     stream.write_all(b"before\n").expect("written");
     eventually("it reads", || got("before\n"));
     caisson.ok(["snapshot", "first", "s"]);
     for network in ["bridge", "user", "none"] {
         copy(&caisson, network);
         eventually("the connection of the copy ends", || {
-            file(network, "/end").is_some()
+            caisson.file(network, "/end").is_some()
         });
-        let error = file(network, "/error").expect("its last words");
+        let error = caisson.file(network, "/error").expect("its last words");
         assert!(error.contains("Connection reset by peer"), "{error}");
-        assert_eq!(file(network, "/got").as_deref(), Some("before\n"));
+        assert_eq!(caisson.file(network, "/got").as_deref(), Some("before\n"));
     }
     stream.write_all(b"after\n").expect("written");
     eventually("the first one reads on", || got("before\nafter\n"));
-    assert_eq!(file("first", "/end"), None);
+    assert_eq!(caisson.file("first", "/end"), None);
     drop(stream);
     eventually("its connection ends as it should", || {
-        file("first", "/end").is_some()
+        caisson.file("first", "/end").is_some()
     });
-    assert_eq!(file("first", "/error").as_deref(), Some(""));
+    assert_eq!(caisson.file("first", "/error").as_deref(), Some(""));
 }
 
 /// A command that sees other contents of `/etc/resolv.conf`, as does what it starts.

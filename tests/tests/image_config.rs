@@ -100,12 +100,7 @@ fn the_images_stop_signal_stops_it() {
         .config("Cmd", json!(["sh", "-c", script]));
     load(&caisson, &image);
     caisson.ok(["run", "-d", "--name", "box", "app:1"]);
-    eventually("it waits", || {
-        caisson
-            .run(["exec", "box", "pidof", "sleep"])
-            .status
-            .success()
-    });
+    eventually("it waits", || caisson.has("box", "sleep"));
     caisson.ok(["stop", "--time", "1000", "box"]);
     assert_eq!(caisson.inspect("box")["State"]["ExitCode"], 9);
     assert_eq!(caisson.inspect("box")["Config"]["StopSignal"], "SIGUSR2");

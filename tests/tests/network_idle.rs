@@ -97,9 +97,9 @@ fn a_container_has_a_network_process_once_it_needs_one() {
     // Nor of the connection, of which it has a timer, once it knows of its end.
     eventually("it has what it needs alone", || {
         let files = fs::read_dir(format!("/proc/{}/fd", running[0])).expect("its files");
-        let links = files.filter_map(|file| fs::read_link(file.expect("a file").path()).ok());
+        let mut links = files.filter_map(|file| fs::read_link(file.expect("a file").path()).ok());
         let kinds = ["/dev/null", "socket:", "pipe:", "anon_inode:[eventpoll]"];
-        links.into_iter().all(|link| {
+        links.all(|link| {
             let link = link.to_string_lossy();
             kinds.iter().any(|kind| link.starts_with(kind))
         })

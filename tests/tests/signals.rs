@@ -133,12 +133,7 @@ fn stop_is_polite_first() {
     ]);
     for (name, code) in [("term", 5), ("usr1", 6)] {
         // The trap must have been set.
-        eventually("it waits", || {
-            caisson
-                .run(["exec", name, "pidof", "sleep"])
-                .status
-                .success()
-        });
+        eventually("it waits", || caisson.has(name, "sleep"));
         assert_eq!(caisson.ok(["stop", name]), format!("{name}\n"));
         let state = &caisson.inspect(name)["State"];
         assert_eq!(
@@ -147,12 +142,7 @@ fn stop_is_polite_first() {
         );
     }
     caisson.ok(["start", "term"]);
-    eventually("it waits", || {
-        caisson
-            .run(["exec", "term", "pidof", "sleep"])
-            .status
-            .success()
-    });
+    eventually("it waits", || caisson.has("term", "sleep"));
     caisson.ok(["stop", "--signal", "SIGUSR1", "term"]);
     assert_eq!(caisson.inspect("term")["State"]["ExitCode"], 6);
 }

@@ -25,12 +25,6 @@ fn started(caisson: &Caisson, flags: &[&str], script: &str) {
     caisson.ok(command.chain(&["busybox", "sh", "-c", script]));
 }
 
-fn says(caisson: &Caisson, container: &str, word: &str) {
-    eventually(&format!("{container} says {word}"), || {
-        caisson.ok(["logs", container]).contains(word)
-    });
-}
-
 /// Folders of the snapshots of an installation, whole or not.
 fn folders(caisson: &Caisson) -> Vec<PathBuf> {
     fs::read_dir(caisson.root().join("snapshots"))
@@ -167,7 +161,7 @@ fn each_copy_is_somebody_else() {
 fn a_hook_that_fails_keeps_the_copy_from_running() {
     let caisson = Caisson::new();
     started(&caisson, &["--name", "first"], "echo ready; sleep 1000");
-    says(&caisson, "first", "ready");
+    caisson.says("first", "ready");
     let set_up = "mkdir -p /run/caisson; printf '#!/bin/sh\\necho no key >&2\\nexit 3\\n' \
         > /run/caisson/on-fork; chmod +x /run/caisson/on-fork";
     caisson.ok(["exec", "first", "sh", "-ec", set_up]);
@@ -190,7 +184,7 @@ fn a_copy_is_a_container_like_any_other() {
     let script = "echo warm > /tmp/warm; trap 'exit 7' TERM; echo ready; \
         while :; do sleep 0.1; done";
     started(&caisson, &["--name", "first"], script);
-    says(&caisson, "first", "ready");
+    caisson.says("first", "ready");
     caisson.ok(["snapshot", "first", "team/warm:1"]);
     let listed = caisson.ok(["snapshot", "ls", "--format", "json"]);
     let listed: serde_json::Value = serde_json::from_str(&listed).expect("one snapshot");
@@ -252,12 +246,7 @@ fn connections_of_the_first_are_reset_in_a_copy() {
     let mut stream = stream.expect("a connection");
     caisson.ok(["snapshot", "first", "connected"]);
     caisson.ok(["run", "-d", "--name", "copy", "--from", "connected"]);
-    let ended = |container: &str| {
-        caisson
-            .run(["exec", container, "cat", "/end"])
-            .status
-            .success()
-    };
+    let ended = |container: &str| caisson.file(container, "/end").is_some();
     eventually("the copy's end of the connection is reset", || {
         ended("copy")
     });
@@ -280,7 +269,7 @@ fn a_connection_that_waits_to_be_accepted_is_ended_in_a_copy() {
         &["--name", "first", "-p", "127.0.0.1::7000"],
         script,
     );
-    says(&caisson, "first", "ready");
+    caisson.says("first", "ready");
     let address = caisson.ok(["port", "first", "7000"]);
     let mut stream = TcpStream::connect(address.trim()).expect("the host takes it");
     stream.write_all(b"before").expect("written");
@@ -294,32 +283,28 @@ fn a_connection_that_waits_to_be_accepted_is_ended_in_a_copy() {
     let goes_on = |container: &str| {
         caisson.ok(["exec", container, "sh", "-c", "kill -CONT $(pidof nc)"]);
     };
-    let file = |container: &str, path: &str| {
-        let output = caisson.run(["exec", container, "cat", path]);
-        output.status.success().then(|| text(&output.stdout))
-    };
     goes_on("copy");
     eventually("the copy's end of the connection is told", || {
-        file("copy", "/end").is_some()
+        caisson.file("copy", "/end").is_some()
     });
-    let error = file("copy", "/error").expect("its last words");
+    let error = caisson.file("copy", "/error").expect("its last words");
     assert!(
         error.contains("Software caused connection abort"),
         "{error}"
     );
     // What had come before the snapshot is in the copy as well.
-    assert_eq!(file("copy", "/got").as_deref(), Some("before"));
+    assert_eq!(caisson.file("copy", "/got").as_deref(), Some("before"));
     goes_on("first");
     stream.write_all(b", after").expect("written");
     eventually("the first one goes on", || {
-        file("first", "/got").as_deref() == Some("before, after")
+        caisson.file("first", "/got").as_deref() == Some("before, after")
     });
-    assert_eq!(file("first", "/end"), None);
+    assert_eq!(caisson.file("first", "/end"), None);
     drop(stream);
     eventually("its connection ends as it should", || {
-        file("first", "/end").is_some()
+        caisson.file("first", "/end").is_some()
     });
-    assert_eq!(file("first", "/error").as_deref(), Some(""));
+    assert_eq!(caisson.file("first", "/error").as_deref(), Some(""));
 }
 
 #[test]
@@ -333,7 +318,7 @@ fn what_cannot_be_is_refused() {
         "{said}"
     );
     started(&caisson, &["--name", "first"], "echo ready; sleep 1000");
-    says(&caisson, "first", "ready");
+    caisson.says("first", "ready");
     caisson.ok(["pause", "first"]);
     let said = caisson.fails(125, ["snapshot", "first", "s"]);
     assert!(said.contains("caisson unpause"), "{said}");
@@ -400,7 +385,7 @@ fn a_snapshot_fits_what_it_was_made_with() {
         "run", "-d", "--name", "first", "busybox", "sh", "-c", script,
     ]);
     assert!(run.status.success(), "{}", text(&run.stderr));
-    says(&caisson, "first", "ready");
+    caisson.says("first", "ready");
     caisson.ok(["snapshot", "first", "s"]);
     fs::copy(&ours, &initramfs).expect("copied");
     let said = caisson.fails(125, ["run", "--rm", "--from", "s"]);
@@ -413,7 +398,7 @@ fn a_snapshot_fits_what_it_was_made_with() {
 fn a_maker_that_is_killed_leaves_nothing() {
     let caisson = Caisson::new();
     started(&caisson, &["--name", "first"], "echo ready; sleep 1000");
-    says(&caisson, "first", "ready");
+    caisson.says("first", "ready");
     let found = caisson.inspect("first");
     let supervisor = found["SupervisorPid"].as_u64().expect("a pid");
     let supervisor = u32::try_from(supervisor).expect("a pid");

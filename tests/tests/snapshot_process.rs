@@ -22,9 +22,7 @@ fn counter(caisson: &Caisson) {
     caisson.ok([
         "run", "-d", "--name", "first", "busybox", "sh", "-c", COUNTER,
     ]);
-    eventually("the first one is ready", || {
-        caisson.ok(["logs", "first"]).contains("ready")
-    });
+    caisson.says("first", "ready");
 }
 
 fn count(caisson: &Caisson, container: &str) -> String {
@@ -147,9 +145,7 @@ fn a_copy_of_a_machine_that_is_sent_much_has_a_network() {
     let publish = ["run", "-d", "-p", "127.0.0.1::7000"];
     let first = ["--name", "first", "busybox", "sh", "-c", SINK];
     caisson.ok(publish.iter().chain(&first));
-    eventually("the first one is ready", || {
-        caisson.ok(["logs", "first"]).contains("ready")
-    });
+    caisson.says("first", "ready");
     let (sent, done) = (AtomicU64::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
         scope.spawn(|| flood(&caisson, "first", &sent, &done));
